@@ -2,10 +2,10 @@
 //!
 //! A record is postcard in base64 within an ANSI "application program command"
 //! (`ESC _ C ... ESC \`, ECMA-48 8.3.2), which terminals do not show: the line stays readable
-//! without a tool.
+//! without a tool. Fields are `Cow`, so that the hypervisor writes them without allocating.
 
-use alloc::string::String;
-use alloc::vec::Vec;
+use alloc::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use crate::handle::{VcpuId, VmId};
@@ -29,20 +29,20 @@ pub mod exit {
 
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Record {
+pub enum Record<'a> {
     /// One defmt frame.
-    Log(Log),
+    Log(Log<'a>),
     /// The first guest instruction is about to run.
     Started(Started),
     /// A VM died.
-    Crash(Crash),
+    Crash(Crash<'a>),
     /// A VM ended by its own call.
     Ended(Ended),
 }
 
 /// A defmt frame of the hypervisor or of a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Log {
+pub struct Log<'a> {
     /// The VM, or nothing for the hypervisor.
     pub source: Option<VmId>,
     /// Nanoseconds since the hypervisor started.
@@ -50,7 +50,7 @@ pub struct Log {
     /// Counts the frames of this source; a gap means lost frames.
     pub sequence: u32,
     /// The frame, in defmt's raw encoding.
-    pub frame: Vec<u8>,
+    pub frame: Cow<'a, [u8]>,
 }
 
 /// Start-up is over.
@@ -75,15 +75,15 @@ pub struct Ended {
 
 /// Why and where a VM died.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Crash {
+pub struct Crash<'a> {
     /// The VM.
     pub vm: VmId,
     /// The vCPU that was running.
     pub vcpu: VcpuId,
     /// Stable code, such as `HV-VM-003`.
-    pub code: String,
+    pub code: Cow<'a, str>,
     /// What happened, in a sentence.
-    pub reason: String,
+    pub reason: Cow<'a, str>,
     /// Whether kernel or user mode ran.
     pub kernel_mode: bool,
     /// Exception vector, if an exception was the cause.
@@ -93,13 +93,22 @@ pub struct Crash {
     /// The faulting address, for a page fault.
     pub fault_address: Option<u64>,
     /// Registers by name.
-    pub registers: Vec<(String, u64)>,
+    pub registers: Cow<'a, [Register<'a>]>,
     /// Bytes at the instruction pointer, as far as they can be read.
-    pub code_bytes: Vec<u8>,
+    pub code_bytes: Cow<'a, [u8]>,
     /// Page walk of the faulting address (or of the instruction pointer): level 4 first.
-    pub page_walk: Vec<WalkStep>,
+    pub page_walk: Cow<'a, [WalkStep]>,
     /// The last calls of the vCPU, newest first.
-    pub last_calls: Vec<CallTrace>,
+    pub last_calls: Cow<'a, [CallTrace]>,
+}
+
+/// One register with its name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Register<'a> {
+    /// Name in lower case.
+    pub name: Cow<'a, str>,
+    /// Value.
+    pub value: u64,
 }
 
 /// One level of a page walk, without any machine frame number.

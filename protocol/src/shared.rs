@@ -256,8 +256,10 @@ shared! {
     RingHeader [128] {
         /// Bytes written since the start, modulo 2^32. Written by the sender only.
         produced: u32,
+        /// Not 0: the sender wants an event when room appears. Written by the sender only.
+        sender_waits: u32,
         /// Zero, so that the two indices do not share a cache line.
-        padding: [u32; 15],
+        padding: [u32; 14],
         /// Bytes taken since the start, modulo 2^32. Written by the receiver only.
         consumed: u32,
         /// Not 0: the receiver wants an event when bytes arrive. Written by the receiver only.

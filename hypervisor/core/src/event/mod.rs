@@ -1,1 +1,307 @@
-//! Being written.
+//! The event ports of one VM: who takes an event, and what makes it happen.
+//!
+//! The table decides; the pending bits themselves lie in the vCPU pages of the guest and are set and
+//! cleared by `hv-arch`, as the returned [`Raise`], [`Rebind`] and [`Clear`] say. A guest can write
+//! these bits too, so nothing here ever reads them back as truth: [`notify`] and [`upcall_due`] judge
+//! copies, and a lie harms only the liar.
+//!
+//! Invariant: a source knows its port exactly when the port knows the source. Sends to another VM
+//! take a [`Permit`].
+
+mod bits;
+
+use alloc::boxed::Box;
+use alloc::vec;
+
+pub use bits::{Notify, PortBit, bit, notify, upcall_due};
+use protocol::flags::EventSource;
+use protocol::layout::limit;
+use protocol::{Port, Status, VcpuId, VmId};
+
+use crate::addr::convert::index;
+use crate::policy::{Operation, Permit};
+
+/// What makes a port pending, checked against the VM that it belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// Console input.
+    ConsoleInput,
+    /// The timer of a vCPU.
+    Timer(VcpuId),
+    /// The VM's channel with this index.
+    Channel(u32),
+}
+
+/// The other end of a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChannelEnd {
+    /// The VM there.
+    pub peer: VmId,
+    /// The channel's index in that VM.
+    pub peer_channel: u32,
+}
+
+/// To do: set the port's pending bit in the page of `vcpu`, then do as [`notify`] says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "an event that is not raised is lost"]
+pub struct Raise {
+    /// Whose page.
+    pub vcpu: VcpuId,
+    /// Which bit.
+    pub port: Port,
+}
+
+/// To do: clear the port's pending bit in the page of `vcpu`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "the port's next owner would see an event that is not its own"]
+pub struct Clear {
+    /// Whose page.
+    pub vcpu: VcpuId,
+    /// Which bit.
+    pub port: Port,
+}
+
+/// To do after a bind: take the pending bit out of the page of `moved_from`, if given; raise the
+/// port at `vcpu` if that bit was set or if `raise` says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "pending state moves with the port"]
+pub struct Rebind {
+    /// The port.
+    pub port: Port,
+    /// The vCPU that took its events until now, if another.
+    pub moved_from: Option<VcpuId>,
+    /// The vCPU that takes them from now on.
+    pub vcpu: VcpuId,
+    /// The source happened while nothing was bound to it.
+    pub raise: bool,
+}
+
+/// Where a send goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "an event that is not delivered is lost"]
+pub enum Target {
+    /// To the VM itself.
+    Own(Raise),
+    /// To another VM, if the policy permits: [`PortTable::deliver`] on its table.
+    Peer(ChannelEnd),
+}
+
+/// A port in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Binding {
+    vcpu: VcpuId,
+    source: Option<Source>,
+}
+
+/// What a source leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct SourceState {
+    port: Option<Port>,
+    /// It happened while no port was bound.
+    latched: bool,
+}
+
+/// All ports of one VM.
+#[derive(Debug)]
+pub struct PortTable {
+    vm: VmId,
+    ports: Box<[Option<Binding>]>,
+    console: SourceState,
+    timers: Box<[SourceState]>,
+    channels: Box<[(SourceState, ChannelEnd)]>,
+}
+
+impl PortTable {
+    /// The table of a VM with `vcpus` vCPUs and the given channels, in the order of its start info.
+    #[must_use]
+    pub fn new(vm: VmId, vcpus: u32, channels: &[ChannelEnd]) -> PortTable {
+        let state = SourceState::default();
+        PortTable {
+            vm,
+            ports: vec![None; index(u64::from(limit::PORTS))].into_boxed_slice(),
+            console: state,
+            timers: vec![state; index(u64::from(vcpus))].into_boxed_slice(),
+            channels: channels.iter().map(|end| (state, *end)).collect(),
+        }
+    }
+
+    /// Forgets all ports and latches, for a VM that starts anew. Its vCPU pages are zeroed elsewhere.
+    pub fn reset(&mut self) {
+        self.ports.fill(None);
+        self.console = SourceState::default();
+        self.timers.fill(SourceState::default());
+        for (state, _) in &mut self.channels {
+            *state = SourceState::default();
+        }
+    }
+
+    /// Takes the lowest free port.
+    ///
+    /// # Errors
+    /// `NotFound` without such a vCPU, `QuotaExceeded` when all ports are taken.
+    pub fn alloc(&mut self, vcpu: VcpuId) -> Result<Port, Status> {
+        if !self.has_vcpu(vcpu) {
+            return Err(Status::NotFound);
+        }
+        let mut numbered = (0_u32..).zip(self.ports.iter_mut());
+        let (number, slot) = numbered
+            .find(|(_, slot)| slot.is_none())
+            .ok_or(Status::QuotaExceeded)?;
+        *slot = Some(Binding { vcpu, source: None });
+        Ok(Port(number))
+    }
+
+    /// Checks the arguments of a bind.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when the VM has no such source.
+    pub fn source(&self, kind: EventSource, number: u64) -> Result<Source, Status> {
+        let short = u32::try_from(number).map_err(|_| Status::InvalidArgument)?;
+        let (source, exists) = match kind {
+            EventSource::ConsoleInput => (Source::ConsoleInput, short == 0),
+            EventSource::Timer => (
+                Source::Timer(VcpuId(short)),
+                index(number) < self.timers.len(),
+            ),
+            EventSource::Channel => (Source::Channel(short), index(number) < self.channels.len()),
+        };
+        if exists {
+            Ok(source)
+        } else {
+            Err(Status::InvalidArgument)
+        }
+    }
+
+    /// Ties a port to a source and a vCPU; what it was tied to before becomes free.
+    ///
+    /// # Errors
+    /// `NotFound` without such a port or vCPU, `InvalidArgument` without such a source, `Busy` when
+    /// the source belongs to another port. Nothing has changed then.
+    pub fn bind(&mut self, port: Port, source: Source, vcpu: VcpuId) -> Result<Rebind, Status> {
+        let old = self.binding(port).ok_or(Status::NotFound)?;
+        if !self.has_vcpu(vcpu) {
+            return Err(Status::NotFound);
+        }
+        let state = self.state_mut(source).ok_or(Status::InvalidArgument)?;
+        if state.port.is_some_and(|holder| holder != port) {
+            return Err(Status::Busy);
+        }
+        state.port = Some(port);
+        let raise = core::mem::take(&mut state.latched);
+        if let Some(previous) = old.source.filter(|previous| *previous != source) {
+            self.unbind(previous);
+        }
+        self.set(
+            port,
+            Some(Binding {
+                vcpu,
+                source: Some(source),
+            }),
+        );
+        Ok(Rebind {
+            port,
+            moved_from: Some(old.vcpu).filter(|from| *from != vcpu),
+            vcpu,
+            raise,
+        })
+    }
+
+    /// Resolves a send on an own port.
+    ///
+    /// # Errors
+    /// `NotFound` for a port that is not in use.
+    pub fn send(&self, port: Port) -> Result<Target, Status> {
+        let binding = self.binding(port).ok_or(Status::NotFound)?;
+        if let Some(Source::Channel(channel)) = binding.source
+            && let Some((_, end)) = self.channel(channel)
+        {
+            return Ok(Target::Peer(*end));
+        }
+        Ok(Target::Own(Raise {
+            vcpu: binding.vcpu,
+            port,
+        }))
+    }
+
+    /// Takes an event that the permit's subject sends over this VM's channel `channel`.
+    ///
+    /// # Errors
+    /// `NotPermitted` when the permit is not for this, or the channel does not lead to the sender.
+    pub fn deliver(&mut self, permit: Permit, channel: u32) -> Result<Option<Raise>, Status> {
+        let from_peer = self
+            .channel(channel)
+            .is_some_and(|(_, end)| end.peer == permit.subject());
+        if permit.operation() != Operation::EventSend || permit.object() != self.vm || !from_peer {
+            return Err(Status::NotPermitted);
+        }
+        Ok(self.happened(Source::Channel(channel)))
+    }
+
+    /// Notes that a source happened: what to raise, or nothing when it is kept for a later bind.
+    pub fn happened(&mut self, source: Source) -> Option<Raise> {
+        let state = self.state_mut(source)?;
+        let Some(port) = state.port else {
+            state.latched = true;
+            return None;
+        };
+        let binding = self.binding(port)?;
+        Some(Raise {
+            vcpu: binding.vcpu,
+            port,
+        })
+    }
+
+    /// Frees a port and its source.
+    ///
+    /// # Errors
+    /// `NotFound` for a port that is not in use.
+    pub fn close(&mut self, port: Port) -> Result<Clear, Status> {
+        let binding = self.binding(port).ok_or(Status::NotFound)?;
+        if let Some(source) = binding.source {
+            self.unbind(source);
+        }
+        self.set(port, None);
+        Ok(Clear {
+            vcpu: binding.vcpu,
+            port,
+        })
+    }
+
+    fn has_vcpu(&self, vcpu: VcpuId) -> bool {
+        index(u64::from(vcpu.0)) < self.timers.len()
+    }
+
+    fn channel(&self, channel: u32) -> Option<&(SourceState, ChannelEnd)> {
+        self.channels.get(index(u64::from(channel)))
+    }
+
+    fn binding(&self, port: Port) -> Option<Binding> {
+        self.ports.get(index(u64::from(port.0))).copied().flatten()
+    }
+
+    fn set(&mut self, port: Port, binding: Option<Binding>) {
+        if let Some(slot) = self.ports.get_mut(index(u64::from(port.0))) {
+            *slot = binding;
+        }
+    }
+
+    fn state_mut(&mut self, source: Source) -> Option<&mut SourceState> {
+        match source {
+            Source::ConsoleInput => Some(&mut self.console),
+            Source::Timer(vcpu) => self.timers.get_mut(index(u64::from(vcpu.0))),
+            Source::Channel(channel) => {
+                let entry = self.channels.get_mut(index(u64::from(channel)));
+                entry.map(|(state, _)| state)
+            }
+        }
+    }
+
+    fn unbind(&mut self, source: Source) {
+        if let Some(state) = self.state_mut(source) {
+            state.port = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,174 @@
-//! Being written.
+//! Conversion between ticks of a counter and nanoseconds, and the contents of a VM's time page.
+//!
+//! Everything is integer arithmetic that rounds so that nothing happens early: ticks to nanoseconds
+//! round down, deadlines to ticks round up, both saturate. Reads no clock and arms no timer.
+
+use protocol::handle::Nanos;
+use protocol::shared::TimePage;
+
+/// Nanoseconds of a second.
+pub const SECOND: u64 = 1_000_000_000;
+
+/// The rate of a counter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scale {
+    /// Nanoseconds per tick, 32.32, rounded down.
+    multiplier: u64,
+    /// Ticks per nanosecond, 32.32, rounded up against `multiplier`.
+    inverse: u64,
+}
+
+impl Scale {
+    /// The scale of a counter with `hz` ticks a second. Nothing for rates whose factors do not fit
+    /// 32.32: 0 and those beyond some 4 * 10^18.
+    #[must_use]
+    pub fn new(hz: u64) -> Option<Scale> {
+        let multiplier = (u128::from(SECOND) << 32).checked_div(u128::from(hz))?;
+        let multiplier = u64::try_from(multiplier).ok()?;
+        let inverse = (1_u128 << 64)
+            .checked_add(u128::from(multiplier).checked_sub(1)?)?
+            .checked_div(u128::from(multiplier))?;
+        Some(Scale {
+            multiplier,
+            inverse: u64::try_from(inverse).ok()?,
+        })
+    }
+
+    /// Nanoseconds per tick as a 32.32 fixed-point number, as a time page states it.
+    #[must_use]
+    pub const fn multiplier(self) -> u64 {
+        self.multiplier
+    }
+
+    /// Nanoseconds of `ticks`, rounded down.
+    #[must_use]
+    pub fn nanoseconds(self, ticks: u64) -> u64 {
+        let product = u128::from(ticks).wrapping_mul(u128::from(self.multiplier));
+        u64::try_from(product >> 32).unwrap_or(u64::MAX)
+    }
+
+    /// The ticks after which at least `nanoseconds` have passed. Too many by at most one tick and,
+    /// for a counter of 1 MHz or more, one part in four million.
+    #[must_use]
+    pub fn ticks(self, nanoseconds: u64) -> u64 {
+        let product = u128::from(nanoseconds).wrapping_mul(u128::from(self.inverse));
+        let rounded = product.wrapping_add(u128::from(u32::MAX)) >> 32;
+        u64::try_from(rounded).unwrap_or(u64::MAX)
+    }
+}
+
+/// The machine's clock: nanoseconds since `base`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Clock {
+    scale: Scale,
+    base: u64,
+}
+
+impl Clock {
+    /// A clock that reads 0 when the counter reads `base`.
+    #[must_use]
+    pub const fn new(scale: Scale, base: u64) -> Clock {
+        Clock { scale, base }
+    }
+
+    /// The rate of its counter.
+    #[must_use]
+    pub const fn scale(self) -> Scale {
+        self.scale
+    }
+
+    /// The time at which the counter reads `tsc`. A counter that ran a little behind on another CPU
+    /// reads as time 0, not as the far future.
+    #[must_use]
+    pub fn at(self, tsc: u64) -> u64 {
+        self.scale.nanoseconds(since(tsc, self.base))
+    }
+
+    /// What the counter reads when `deadline` has come, seen from `now`. Never early; a deadline that
+    /// has come gives `now`, one that never comes the greatest value.
+    #[must_use]
+    pub fn tsc_at(self, deadline: u64, now: u64) -> u64 {
+        if deadline == u64::MAX {
+            return u64::MAX;
+        }
+        let left = deadline.saturating_sub(self.at(now));
+        now.saturating_add(self.scale.ticks(left))
+    }
+}
+
+/// Ticks from `base` to `tsc`; 0 when `tsc` is before it.
+fn since(tsc: u64, base: u64) -> u64 {
+    let ticks = tsc.wrapping_sub(base);
+    if ticks > u64::MAX >> 1 { 0 } else { ticks }
+}
+
+/// The time of one VM: 0 at its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VmClock {
+    scale: Scale,
+    /// Counter at the VM's start.
+    tsc_base: u64,
+    /// Machine time at the VM's start.
+    started_ns: u64,
+}
+
+impl VmClock {
+    /// The clock of a VM that starts when the counter reads `tsc`.
+    #[must_use]
+    pub fn starting_at(clock: Clock, tsc: u64) -> VmClock {
+        VmClock {
+            scale: clock.scale,
+            tsc_base: tsc,
+            started_ns: clock.at(tsc),
+        }
+    }
+
+    /// The VM's time when the counter reads `tsc`: what the guest computes from its time page.
+    #[must_use]
+    pub fn at(self, tsc: u64) -> Nanos {
+        Nanos(self.scale.nanoseconds(since(tsc, self.tsc_base)))
+    }
+
+    /// Machine time of a deadline in VM time. One nanosecond is added because both clocks round
+    /// down: without it the VM's clock could still be one short.
+    #[must_use]
+    pub fn to_machine(self, deadline: Nanos) -> u64 {
+        if deadline == Nanos::NEVER {
+            return u64::MAX;
+        }
+        deadline
+            .0
+            .saturating_add(self.started_ns)
+            .saturating_add(1)
+    }
+
+    /// The next contents of the time page. Store `busy_version`, then all fields of `page` but its
+    /// version, then its version, in this order.
+    #[must_use]
+    pub fn page(self, previous_version: u32, wall_base_ns: u64) -> TimePageUpdate {
+        let busy_version = previous_version | 1;
+        TimePageUpdate {
+            busy_version,
+            page: TimePage {
+                version: busy_version.wrapping_add(1),
+                reserved: 0,
+                tsc_base: self.tsc_base,
+                multiplier: self.scale.multiplier,
+                time_base_ns: 0,
+                wall_base_ns,
+            },
+        }
+    }
+}
+
+/// How a time page changes without a reader taking half of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimePageUpdate {
+    /// Odd: tells readers to wait.
+    pub busy_version: u32,
+    /// The new contents, with an even version.
+    pub page: TimePage,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,160 @@
+//! The processor itself: what it has ([`features`]), what it is set to ([`control`]), its segments
+//! ([`gdt`]), the proof that the settings hold ([`assertions`]), and single instructions as functions.
+#![expect(unsafe_code, reason = "privileged instructions have no safe form")]
+
+pub mod assertions;
+pub mod control;
+pub mod features;
+pub mod gdt;
+
+use core::arch::asm;
+
+/// Stops this CPU for good.
+pub fn halt() -> ! {
+    loop {
+        // SAFETY: touches no memory. With interrupts off only an NMI ends `hlt`, and the loop halts
+        // again.
+        unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
+    }
+}
+
+/// Sleeps until an interrupt was served, with interrupts on only for that time. No interrupt can
+/// come between the decision to sleep and the sleep: `sti` takes effect after the next instruction
+/// (Intel SDM volume 2, STI).
+///
+/// The caller must hold no lock that an interrupt handler takes.
+#[inline]
+pub fn wait_for_interrupt() {
+    // SAFETY: the handlers keep all registers and use this stack below its pointer. Ring 0 of this
+    // target has no red zone. Not `nomem`: a handler may have changed any atomic.
+    unsafe { asm!("sti", "hlt", "cli") };
+}
+
+/// Serves the interrupts that wait, without sleeping.
+#[inline]
+pub fn serve_interrupts() {
+    // SAFETY: as in `wait_for_interrupt`. Interrupts are taken after the `nop`.
+    unsafe { asm!("sti", "nop", "cli") };
+}
+
+/// Tells the CPU that this is a waiting loop.
+#[inline]
+pub fn pause() {
+    core::hint::spin_loop();
+}
+
+/// The time-stamp counter.
+#[must_use]
+#[inline]
+pub fn read_tsc() -> u64 {
+    // SAFETY: every x86-64 CPU has a time-stamp counter, and ring 0 may read it always.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// The time-stamp counter, read after all earlier instructions are done.
+#[must_use]
+#[inline]
+pub fn read_tsc_ordered() -> u64 {
+    // SAFETY: `lfence` is part of SSE2, which every x86-64 CPU has, and touches no memory.
+    unsafe { asm!("lfence", options(nostack, preserves_flags)) };
+    read_tsc()
+}
+
+/// The address of the last page fault.
+#[must_use]
+#[inline]
+pub fn fault_address() -> u64 {
+    let value: u64;
+    // SAFETY: reading CR2 has no effect.
+    unsafe { asm!("mov {}, cr2", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// A model-specific register.
+///
+/// # Safety
+/// The register exists on this CPU (else this faults), and reading it has no effect.
+#[must_use]
+#[inline]
+pub unsafe fn read_msr(number: u32) -> u64 {
+    // SAFETY: the caller's promise.
+    unsafe { x86::msr::rdmsr(number) }
+}
+
+/// Sets a model-specific register.
+///
+/// # Safety
+/// The register exists on this CPU, takes this value, and what the value changes breaks nothing
+/// that the compiler or another module relies on.
+#[inline]
+pub unsafe fn write_msr(number: u32, value: u64) {
+    // SAFETY: the caller's promise.
+    unsafe { x86::msr::wrmsr(number, value) }
+}
+
+/// Bits of DR6 that are always 1 (Intel SDM volume 3, 17.2.3). All causes are clear.
+const DEBUG_STATUS_CLEAR: u64 = 0xffff_0ff0;
+
+/// Debug status (DR6): why a debug exception came.
+#[must_use]
+#[inline]
+pub fn debug_status() -> u64 {
+    let value: u64;
+    // SAFETY: reading DR6 has no effect; DR7.GD is never set, so it does not trap.
+    unsafe { asm!("mov {}, dr6", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Forgets the causes of past debug exceptions; the CPU itself never does.
+#[inline]
+pub fn clear_debug_status() {
+    // SAFETY: DR6 only reports.
+    unsafe {
+        asm!("mov dr6, {}", in(reg) DEBUG_STATUS_CLEAR, options(nomem, nostack, preserves_flags));
+    }
+}
+
+/// Loads the four breakpoint addresses and then the control register that arms them.
+///
+/// # Safety
+/// `control` arms no breakpoint that ring 0 can hit: each armed address lies in a guest's half, and
+/// neither GD (bit 13) nor a reserved bit is set.
+#[inline]
+pub unsafe fn load_breakpoints(addresses: [u64; 4], control: u64) {
+    let [first, second, third, fourth] = addresses;
+    // SAFETY: the caller's promise. DR7 is cleared first, so no half-loaded set is armed.
+    unsafe {
+        asm!(
+            "mov dr7, {off}",
+            "mov dr0, {first}",
+            "mov dr1, {second}",
+            "mov dr2, {third}",
+            "mov dr3, {fourth}",
+            "mov dr7, {control}",
+            off = in(reg) BREAKPOINTS_OFF,
+            first = in(reg) first,
+            second = in(reg) second,
+            third = in(reg) third,
+            fourth = in(reg) fourth,
+            control = in(reg) control,
+            options(nomem, nostack, preserves_flags)
+        );
+    }
+}
+
+/// Bit 10 of DR7 is always 1; no breakpoint is armed.
+pub const BREAKPOINTS_OFF: u64 = 0x400;
+
+/// Turns all breakpoints off.
+#[inline]
+pub fn disarm_breakpoints() {
+    // SAFETY: with no breakpoint armed, nothing can happen.
+    unsafe { asm!("mov dr7, {}", in(reg) BREAKPOINTS_OFF, options(nomem, nostack, preserves_flags)) };
+}
+
+/// Executes `cpuid`.
+#[must_use]
+pub fn ask_cpuid(leaf: u32, subleaf: u32) -> protocol::shared::CpuidResult {
+    let x86::cpuid::CpuIdResult { eax, ebx, ecx, edx } = x86::cpuid::native_cpuid::cpuid_count(leaf, subleaf);
+    protocol::shared::CpuidResult { eax, ebx, ecx, edx }
+}

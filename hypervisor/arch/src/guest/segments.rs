@@ -1,0 +1,88 @@
+//! Segment selectors and bases of the guest that is loaded. While ring 0 runs, the guest's GS base
+//! waits in the KERNEL_GS_BASE register.
+#![expect(unsafe_code, reason = "segment registers have no safe form")]
+
+use core::arch::asm;
+
+use crate::cpu::{read_msr, write_msr};
+
+/// Data selectors of a guest, as they must be restored at a switch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Selectors {
+    ds: u16,
+    es: u16,
+    fs: u16,
+    gs: u16,
+}
+
+impl Selectors {
+    /// All null, as a guest starts.
+    pub const NULL: Selectors = Selectors { ds: 0, es: 0, fs: 0, gs: 0 };
+
+    /// Reads the CPU's selectors.
+    #[must_use]
+    pub fn read() -> Selectors {
+        let (ds, es, fs, gs): (u16, u16, u16, u16);
+        // SAFETY: reading selectors changes nothing.
+        unsafe {
+            asm!("mov {0:x}, ds", "mov {1:x}, es", "mov {2:x}, fs", "mov {3:x}, gs",
+                out(reg) ds, out(reg) es, out(reg) fs, out(reg) gs, options(nomem, nostack, preserves_flags));
+        }
+        Selectors { ds, es, fs, gs }
+    }
+
+    /// Loads the selectors, and with them loses the bases of FS and GS: set those afterwards. Does
+    /// nothing when both these and the loaded ones are null, the case of every 64-bit guest.
+    pub fn load(self) {
+        if self == Selectors::NULL && Selectors::read() == self {
+            return;
+        }
+        // SAFETY: S1 (a guest can hold only selectors that ring 3 could load): they are in the
+        // descriptor table, the same on each CPU. GS of ring 0 is put back by its base below.
+        unsafe {
+            asm!("mov ds, {0:x}", "mov es, {1:x}", "mov fs, {2:x}",
+                in(reg) self.ds, in(reg) self.es, in(reg) self.fs, options(nostack, preserves_flags));
+        }
+        // SAFETY: S1, and the swaps keep ring 0's base: the load hits the guest's half of the pair.
+        unsafe {
+            asm!("swapgs", "mov gs, {0:x}", "swapgs", in(reg) self.gs, options(nostack, preserves_flags));
+        }
+    }
+}
+
+/// The FS base.
+#[must_use]
+#[inline(always)]
+pub fn fs_base() -> u64 {
+    // SAFETY: an architectural register without read effects.
+    unsafe { read_msr(x86::msr::IA32_FS_BASE) }
+}
+
+/// Sets the FS base, made canonical, since the register faults otherwise.
+#[inline(always)]
+pub fn set_fs_base(base: u64) {
+    let canonical = canonical(base);
+    // SAFETY: a canonical base, which ring 0 does not use.
+    unsafe { write_msr(x86::msr::IA32_FS_BASE, canonical) }
+}
+
+/// The guest's GS base.
+#[must_use]
+#[inline(always)]
+pub fn guest_gs_base() -> u64 {
+    // SAFETY: an architectural register without read effects.
+    unsafe { read_msr(x86::msr::IA32_KERNEL_GSBASE) }
+}
+
+/// Sets the guest's GS base, made canonical, since the register faults otherwise.
+#[inline(always)]
+pub fn set_guest_gs_base(base: u64) {
+    let canonical = canonical(base);
+    // SAFETY: a canonical base, which ring 0 does not use.
+    unsafe { write_msr(x86::msr::IA32_KERNEL_GSBASE, canonical) }
+}
+
+/// The address with bits 48 to 63 like bit 47.
+const fn canonical(address: u64) -> u64 {
+    if address & (1 << 47) == 0 { address & 0x0000_ffff_ffff_ffff } else { address | 0xffff_0000_0000_0000 }
+}

@@ -1,0 +1,118 @@
+//! The direct map: every frame of RAM at a fixed distance, for ring 0 only. Page tables, shared
+//! pages and frames being filled are reached through it.
+#![expect(unsafe_code, reason = "frames are reached by raw addresses")]
+
+use core::sync::atomic::AtomicU64;
+
+use hv_core::addr::convert::index;
+use hv_core::addr::{Mfn, Phys};
+use hv_core::space::{TableMemory, ValidEntry};
+use protocol::layout::PAGE_SIZE;
+use protocol::shared::TimePage;
+use zerocopy::IntoBytes;
+
+/// Where machine address 0 appears: top-level slot 262.
+pub const BASE: u64 = 0xffff_8300_0000_0000;
+
+/// The first byte of a frame.
+#[must_use]
+#[inline(always)]
+pub fn frame_pointer(frame: Mfn) -> *mut u8 {
+    pointer(frame.start())
+}
+
+/// A machine address as ring 0 reaches it.
+#[must_use]
+#[inline(always)]
+pub fn pointer(address: Phys) -> *mut u8 {
+    core::ptr::with_exposed_provenance_mut(index(BASE.wrapping_add(address.0)))
+}
+
+/// The page tables of all spaces, and frames that are being filled, as hv-core reaches them.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct DirectMap;
+
+impl TableMemory for DirectMap {
+    #[inline(always)]
+    fn load(&self, frame: Mfn, index: usize) -> u64 {
+        load_entry(frame, index)
+    }
+
+    #[inline(always)]
+    fn store(&self, table: Mfn, index: usize, entry: ValidEntry) {
+        store_entry(table, index, entry.bits());
+    }
+
+    fn clear(&self, frame: Mfn) {
+        clear_frame(frame);
+    }
+
+    fn write(&self, frame: Mfn, offset: usize, bytes: &[u8]) {
+        fill_frame(frame, offset, bytes);
+    }
+}
+
+/// Words in a frame.
+const WORDS: usize = 512;
+
+/// Stores an entry of a page table. The only place that does.
+#[inline(always)]
+pub(super) fn store_entry(table: Mfn, entry: usize, value: u64) {
+    let pointer = frame_pointer(table).cast::<u64>().wrapping_add(entry % WORDS);
+    // SAFETY: M1 (the direct map covers every frame of RAM) and M3 (tables belong to the hypervisor
+    // until their VM is gone): an aligned word inside the frame. Volatile, since the processor reads it.
+    unsafe { pointer.write_volatile(value) }
+}
+
+/// Loads an entry of a page table.
+#[inline(always)]
+pub(super) fn load_entry(table: Mfn, entry: usize) -> u64 {
+    let pointer = frame_pointer(table).cast::<u64>().wrapping_add(entry % WORDS);
+    // SAFETY: M1, M3: as in `store_entry`. Volatile, since the processor sets accessed and dirty bits.
+    unsafe { pointer.read_volatile() }
+}
+
+/// The records of the frame table, in frames that are set aside for them for ever.
+#[must_use]
+pub fn records(first: Mfn, count: u64) -> &'static [AtomicU64] {
+    let frames = count.div_ceil(512);
+    for frame in 0..frames {
+        clear_frame(first.offset(frame));
+    }
+    // SAFETY: M1 (the direct map covers every frame of RAM): aligned, zeroed, and never used for
+    // anything else; atomics may be shared.
+    unsafe { core::slice::from_raw_parts(frame_pointer(first).cast_const().cast(), index(count)) }
+}
+
+/// Writes the time page of a VM that does not run yet.
+pub fn write_time_page(frame: Mfn, page: &TimePage) {
+    fill_frame(frame, 0, page.as_bytes());
+}
+
+/// Fills a frame with zero.
+pub(super) fn clear_frame(frame: Mfn) {
+    let pointer = frame_pointer(frame).cast::<u64>();
+    // SAFETY: M1 (the direct map covers every frame of RAM): a whole frame that its owner gave up or
+    // has not seen yet, so nobody relies on its contents.
+    unsafe { pointer.write_bytes(0, WORDS) }
+}
+
+/// Copies bytes into a frame; what would not fit is left out.
+fn fill_frame(frame: Mfn, offset: usize, bytes: &[u8]) {
+    let room = index(PAGE_SIZE).saturating_sub(offset);
+    let length = bytes.len().min(room);
+    let target = frame_pointer(frame).wrapping_add(offset);
+    // SAFETY: M1 (the direct map covers every frame of RAM): `length` bytes fit behind `offset`, and
+    // Rust objects never lie in frames that are given to guests or used as tables (M3).
+    unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), target, length) }
+}
+
+/// Copies bytes out of a frame; what lies beyond its end is left as it was.
+pub fn read_frame(frame: Mfn, offset: usize, into: &mut [u8]) {
+    let room = index(PAGE_SIZE).saturating_sub(offset);
+    let length = into.len().min(room);
+    let source = frame_pointer(frame).wrapping_add(offset);
+    // SAFETY: M1 (the direct map covers every frame of RAM): `length` bytes lie behind `offset`. A
+    // guest may write them meanwhile: the copy then holds a mixture, which is still only bytes.
+    unsafe { core::ptr::copy_nonoverlapping(source.cast_const(), into.as_mut_ptr(), length) }
+}

@@ -1,0 +1,236 @@
+//! The code that the processor enters, and the way back out.
+//!
+//! Every entry leaves a whole [`Registers`] frame on this CPU's ring-0 stack and calls Rust with its
+//! address; every exit loads the frame again. Entry from ring 3 swaps GS and clears AC; entry from
+//! ring 0 happens only while waiting for an interrupt, in a guarded copy, or on an interrupt stack.
+#![expect(unsafe_code, reason = "entry code is assembly; loading tables has no safe form")]
+
+use core::arch::{asm, global_asm};
+use core::mem::offset_of;
+
+use hv_core::addr::convert::wide;
+
+use super::descriptors::{Gate, ring_of, stack};
+use crate::guest::Registers;
+use crate::local::{INTERRUPT_STACK_BYTES, offset};
+
+#[cfg(target_os = "none")]
+global_asm!(
+    r#"
+    .macro SAVE_GENERAL
+        push rax
+        push rcx
+        push r11
+        push rdi
+        push rsi
+        push rdx
+        push r10
+        push r8
+        push r9
+        push rbx
+        push rbp
+        push r12
+        push r13
+        push r14
+        push r15
+    .endm
+    .macro LOAD_GENERAL
+        pop r15
+        pop r14
+        pop r13
+        pop r12
+        pop rbp
+        pop rbx
+        pop r9
+        pop r8
+        pop r10
+        pop rdx
+        pop rsi
+        pop rdi
+        pop r11
+        pop rcx
+        pop rax
+    .endm
+
+    # `syscall` from ring 3. The processor put rip in rcx and the flags in r11, and FMASK cleared
+    # AC, DF, TF, NT and IF. The stack is still the guest's.
+    .global syscall_entry
+    .balign 64
+    syscall_entry:
+        swapgs
+        mov gs:[{guest_stack}], rsp
+        mov rsp, gs:[{stack_top}]
+        push {stack_selector}
+        push qword ptr gs:[{guest_stack}]
+        push r11
+        push {code_selector}
+        push rcx
+        push 0
+        push {syscall}
+        SAVE_GENERAL
+        mov rdi, rsp
+        call hv_on_system_call
+    # The way out for every entry. rsp is at a `Registers` frame of a guest.
+    .global trap_exit
+    trap_exit:
+        cmp qword ptr [rsp + {vector_offset}], {syscall}
+        jne 1f
+        # SYSRET: rip and rsp were checked, or came from the processor, so they are canonical (G2).
+        LOAD_GENERAL
+        add rsp, 16
+        pop rcx
+        add rsp, 8
+        pop r11
+        pop rsp
+        swapgs
+        sysretq
+    1:
+        LOAD_GENERAL
+        add rsp, 16
+        swapgs
+        iretq
+
+    # All vectors without a stack of their own. The stub pushed an error code (or 0) and the vector.
+    .balign 64
+    trap_common:
+        SAVE_GENERAL
+        test byte ptr [rsp + {cs_offset}], 3
+        jz 2f
+        swapgs
+        cmp dword ptr gs:[{has_smap}], 0
+        je 3f
+        clac
+    3:
+        cld
+        mov rdi, rsp
+        call hv_on_trap
+        jmp trap_exit
+    2:  # Ring 0 itself: GS is right already.
+        cld
+        mov rdi, rsp
+        call trap_in_ring0
+        LOAD_GENERAL
+        add rsp, 16
+        iretq
+
+    # Vectors on interrupt stacks: they can hit any instruction of ring 0, also before `swapgs`.
+    .balign 64
+    trap_special:
+        SAVE_GENERAL
+        cld
+        test byte ptr [rsp + {cs_offset}], 3
+        jz 4f
+        # From ring 3 the ordinary stack is empty: move the frame there and go on as usual.
+        swapgs
+        cmp dword ptr gs:[{has_smap}], 0
+        je 5f
+        clac
+    5:
+        mov rsi, rsp
+        mov rsp, gs:[{stack_top}]
+        sub rsp, {frame_bytes}
+        mov rdi, rsp
+        mov ecx, {frame_words}
+        rep movsq
+        mov rdi, rsp
+        call hv_on_trap
+        jmp trap_exit
+    4:  # From ring 0 GS may still be the guest's. The top word of this stack holds ours.
+        mov ecx, {gs_base_msr}
+        rdmsr
+        mov r12d, eax
+        mov r13d, edx
+        mov rax, rsp
+        or rax, {interrupt_stack_mask}
+        mov rax, [rax - 7]
+        mov rdx, rax
+        shr rdx, 32
+        wrmsr
+        mov rdi, rsp
+        call trap_in_ring0
+        mov ecx, {gs_base_msr}
+        mov eax, r12d
+        mov edx, r13d
+        wrmsr
+        LOAD_GENERAL
+        add rsp, 16
+        iretq
+
+    # One stub a vector, 16 bytes apart.
+    .global trap_stubs
+    .balign 16
+    trap_stubs:
+    .set trap_vector, 0
+    .rept 256
+        .balign 16
+        .if (trap_vector == 8) || ((trap_vector >= 10) && (trap_vector <= 14)) || (trap_vector == 17) || (trap_vector == 21) || (trap_vector == 29) || (trap_vector == 30)
+        .else
+            push 0
+        .endif
+        push trap_vector
+        .if (trap_vector == 1) || (trap_vector == 2) || (trap_vector == 8) || (trap_vector == 18)
+            jmp trap_special
+        .else
+            jmp trap_common
+        .endif
+        .set trap_vector, trap_vector + 1
+    .endr
+    "#,
+    guest_stack = const offset::GUEST_STACK,
+    stack_top = const offset::STACK_TOP,
+    has_smap = const offset::HAS_SMAP,
+    stack_selector = const protocol::layout::STACK_SELECTOR,
+    code_selector = const protocol::layout::CODE_SELECTOR,
+    syscall = const Registers::SYSCALL,
+    vector_offset = const offset_of!(Registers, vector),
+    cs_offset = const offset_of!(Registers, cs),
+    frame_bytes = const size_of::<Registers>(),
+    frame_words = const size_of::<Registers>() / 8,
+    gs_base_msr = const x86::msr::IA32_GS_BASE,
+    interrupt_stack_mask = const INTERRUPT_STACK_BYTES - 1,
+);
+
+/// Bytes between two stubs.
+const STUB_BYTES: u64 = 16;
+
+unsafe extern "C" {
+    /// The first of 256 stubs.
+    static trap_stubs: u8;
+    /// Where `syscall` leads.
+    static syscall_entry: u8;
+}
+
+/// The table that all CPUs share. It is filled before the first CPU loads it.
+static TABLE: spin::Once<[Gate; 256]> = spin::Once::new();
+
+/// Builds the table once and loads it on this CPU. Returns it for the start-up assertions.
+pub(crate) fn load() -> &'static [Gate; 256] {
+    let table = TABLE.call_once(|| {
+        let first = wide((&raw const trap_stubs).addr());
+        core::array::from_fn(|index| {
+            let vector = u8::try_from(index).unwrap_or(0);
+            let handler = first.wrapping_add(u64::from(vector).wrapping_mul(STUB_BYTES));
+            Gate::new(handler, stack::of(vector), ring_of(vector))
+        })
+    });
+    let pointer = TablePointer { limit: 4095, base: wide(core::ptr::from_ref(table).addr()) };
+    // SAFETY: T1 (every gate leads to a stub of this file): the table is static and never changes
+    // again, and the pointer has the layout that the instruction reads.
+    unsafe {
+        asm!("lidt [{}]", in(reg) &raw const pointer, options(readonly, nostack, preserves_flags));
+    }
+    table
+}
+
+/// Operand of LIDT.
+#[derive(Debug)]
+#[repr(C, packed)]
+struct TablePointer {
+    limit: u16,
+    base: u64,
+}
+
+/// The address for the system-call MSR.
+pub(crate) fn system_call_entry() -> u64 {
+    wide((&raw const syscall_entry).addr())
+}

@@ -1,0 +1,154 @@
+//! The console of one VM: its name, its incomplete line, its share of the transmit room, its input.
+
+use protocol::layout::limit;
+
+use super::input::InputQueue;
+use super::line::{LINE, Line};
+use super::ring::{HEADER, Kind, UnitRing};
+use super::sanitise::{LONGEST, Output, Sanitiser};
+use crate::addr::convert::index;
+
+/// Bytes that one VM's output can wait in.
+const RING: usize = 8192;
+/// Bytes of `[name] `.
+const PREFIX: usize = 34;
+const _: () = assert!(PREFIX == 31 + 3 && limit::NAME == 31);
+/// Puts colours back to the default.
+pub(super) const RESET: &[u8] = b"\x1b[0m";
+/// Bytes of the longest line as a unit. So many stay free while the VM lives, for its last line.
+const LONGEST_UNIT: usize = HEADER + PREFIX + LINE + RESET.len() + 1;
+
+/// One VM's console.
+#[derive(Debug)]
+pub(super) struct Stream {
+    prefix: [u8; PREFIX],
+    prefix_length: usize,
+    line: Line,
+    sanitiser: Sanitiser,
+    pub(super) ring: UnitRing,
+    pub(super) input: InputQueue,
+    pub(super) is_live: bool,
+}
+
+impl Stream {
+    /// A console without a VM.
+    pub(super) fn new() -> Stream {
+        Stream {
+            prefix: [0; PREFIX],
+            prefix_length: 0,
+            line: Line::new(),
+            sanitiser: Sanitiser::new(),
+            ring: UnitRing::new(RING),
+            input: InputQueue::new(),
+            is_live: false,
+        }
+    }
+
+    /// Gives the console to a VM. Output of its predecessor still goes out.
+    pub(super) fn open(&mut self, name: &str) {
+        let printable = |byte: u8| if byte.is_ascii_graphic() { byte } else { b'?' };
+        let name = name.bytes().map(printable).take(index(u64::from(limit::NAME)));
+        let text = core::iter::once(b'[').chain(name).chain(*b"] ");
+        self.prefix_length = 0;
+        for (slot, byte) in self.prefix.iter_mut().zip(text) {
+            *slot = byte;
+            self.prefix_length = self.prefix_length.saturating_add(1);
+        }
+        self.line.clear();
+        self.sanitiser = Sanitiser::new();
+        self.input = InputQueue::new();
+        self.is_live = true;
+    }
+
+    /// Takes the VM away, and lets its incomplete line out.
+    pub(super) fn close(&mut self) -> bool {
+        self.is_live = false;
+        !self.line.bytes().is_empty() && self.flush(0)
+    }
+
+    /// `[name] `.
+    pub(super) fn prefix(&self) -> &[u8] {
+        self.prefix.get(..self.prefix_length).unwrap_or_default()
+    }
+
+    /// The incomplete line as it is shown, from a byte on; nothing when the line is empty.
+    pub(super) fn partial_byte(&self, at: usize) -> Option<u8> {
+        if self.line.bytes().is_empty() {
+            return None;
+        }
+        match at.checked_sub(self.prefix_length) {
+            None => self.prefix.get(at).copied(),
+            Some(at) => self.line.bytes().get(at).copied(),
+        }
+    }
+
+    /// Takes bytes; how many were taken, and how many lines they completed.
+    pub(super) fn write(&mut self, bytes: &[u8]) -> (usize, usize) {
+        let (mut taken, mut lines) = (0_usize, 0_usize);
+        for byte in bytes {
+            if self.line.room() <= LONGEST {
+                if !self.flush(LONGEST_UNIT) {
+                    break;
+                }
+                lines = lines.saturating_add(1);
+            }
+            match self.put(*byte) {
+                Put::Inside => {}
+                Put::Completed => lines = lines.saturating_add(1),
+                Put::Full => break,
+            }
+            taken = taken.saturating_add(1);
+        }
+        (taken, lines)
+    }
+
+    /// Whether a unit of so many bytes may be added.
+    pub(super) const fn has_room(&self, bytes: usize) -> bool {
+        self.ring.room() >= bytes.saturating_add(HEADER).saturating_add(LONGEST_UNIT)
+    }
+
+    fn put(&mut self, byte: u8) -> Put {
+        let mut output = self.sanitiser.feed(byte);
+        if output == Output::Again {
+            self.line.extend(b"?");
+            output = self.sanitiser.feed(byte);
+        }
+        match output {
+            Output::Nothing | Output::Again => Put::Inside,
+            Output::Pending(length) => {
+                self.line.extend(self.sanitiser.pending(length));
+                Put::Inside
+            }
+            Output::Byte(byte) => {
+                self.line.extend(&[byte]);
+                Put::Inside
+            }
+            Output::Newline if self.flush(LONGEST_UNIT) => Put::Completed,
+            Output::Newline => Put::Full,
+        }
+    }
+
+    /// Makes the line a unit, if so many bytes stay free.
+    fn flush(&mut self, reserve: usize) -> bool {
+        if self.ring.room() < reserve.saturating_add(LONGEST_UNIT) {
+            return false;
+        }
+        let prefix = self.prefix.get(..self.prefix_length).unwrap_or_default();
+        let reset = if self.sanitiser.is_styled() { RESET } else { &[] };
+        self.ring.begin();
+        for byte in [prefix, self.line.bytes(), reset, b"\n"].into_iter().flatten() {
+            self.ring.push(*byte);
+        }
+        self.ring.commit(Kind::Line);
+        self.line.clear();
+        self.sanitiser.start_line();
+        true
+    }
+}
+
+/// What came of one byte.
+enum Put {
+    Inside,
+    Completed,
+    Full,
+}

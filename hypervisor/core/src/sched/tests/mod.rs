@@ -1,0 +1,311 @@
+//! Refusals and transitions of the scheduler, each once. Shares over time are in `simulation`,
+//! random sequences in `model`.
+
+mod model;
+mod simulation;
+
+use super::heap::Heap;
+use super::{Block, Broken, CpuSet, QUANTUM, RunState, Scheduler, Stop, VcpuKey};
+use crate::addr::CpuId;
+use protocol::{Status, VcpuId, VmId};
+
+const NEVER: u64 = u64::MAX;
+const CPU: CpuId = CpuId(0);
+const OTHER: CpuId = CpuId(1);
+const MS: u64 = 1_000_000;
+
+fn key(vm: u32, vcpu: u32) -> VcpuKey {
+    VcpuKey::new(VmId(vm), VcpuId(vcpu))
+}
+
+/// Two VMs of two vCPUs and equal weight.
+fn two_vms(cpus: usize) -> Scheduler {
+    let mut scheduler = Scheduler::new(cpus, 4);
+    scheduler.add_vm(VmId(0), 2, 100, 0).unwrap();
+    scheduler.add_vm(VmId(1), 2, 100, 0).unwrap();
+    scheduler
+}
+
+#[test]
+fn a_key_names_its_vm_and_vcpu() {
+    assert_eq!(key(3, 15).vm(), VmId(3));
+    assert_eq!(key(3, 15).vcpu(), VcpuId(15));
+    assert_eq!(key(3, 15).index() + 1, key(4, 0).index());
+}
+
+#[test]
+fn a_vm_number_is_taken_once_and_free_again_after_removal() {
+    let mut scheduler = two_vms(1);
+    assert_eq!(
+        scheduler.add_vm(VmId(0), 1, 1, 0),
+        Err(Status::WrongState)
+    );
+    assert_eq!(
+        scheduler.add_vm(VmId(9), 1, 1, 0),
+        Err(Status::WrongState)
+    );
+    assert_eq!(scheduler.start(key(0, 0), 0), Ok(None));
+    assert_eq!(scheduler.remove_vm(VmId(0)), Err(Status::Busy));
+    assert_eq!(scheduler.stop_all(VmId(0)), CpuSet::EMPTY);
+    assert_eq!(scheduler.remove_vm(VmId(0)), Ok(()));
+    assert_eq!(scheduler.state(key(0, 0)), None);
+    assert_eq!(scheduler.add_vm(VmId(0), 1, 1, 0), Ok(()));
+    assert_eq!(scheduler.pick(CPU, 0).vcpu, None);
+}
+
+#[test]
+fn a_vcpu_that_is_not_there_is_refused() {
+    let mut scheduler = two_vms(1);
+    for absent in [key(0, 2), key(2, 0), key(63, 15)] {
+        assert_eq!(scheduler.start(absent, 0), Err(Status::NotFound));
+        assert_eq!(scheduler.stop(absent), Err(Status::NotFound));
+        assert_eq!(scheduler.kick(absent, 0), Err(Status::NotFound));
+        assert_eq!(scheduler.wake(absent, 0), None);
+        assert_eq!(scheduler.block(absent, NEVER, 0), Block::Returned);
+        assert_eq!(scheduler.state(absent), None);
+    }
+}
+
+#[test]
+fn only_a_stopped_vcpu_starts_and_only_another_stops() {
+    let mut scheduler = two_vms(1);
+    assert_eq!(scheduler.stop(key(0, 0)), Err(Status::WrongState));
+    assert_eq!(scheduler.kick(key(0, 0), 0), Err(Status::WrongState));
+    assert_eq!(scheduler.start(key(0, 0), 0), Ok(None));
+    assert_eq!(scheduler.start(key(0, 0), 0), Err(Status::WrongState));
+    assert_eq!(scheduler.stop(key(0, 0)), Ok(Stop::Done));
+    assert_eq!(scheduler.stop(key(0, 0)), Err(Status::WrongState));
+    assert_eq!(scheduler.pick(CPU, 0).vcpu, None);
+}
+
+#[test]
+fn a_running_vcpu_stops_when_its_cpu_picks() {
+    let mut scheduler = two_vms(2);
+    assert_eq!(scheduler.start(key(0, 0), 0), Ok(None));
+    assert_eq!(scheduler.pick(CPU, 0).vcpu, Some(key(0, 0)));
+    assert_eq!(scheduler.stop(key(0, 0)), Ok(Stop::OnCpu(CPU)));
+    assert_eq!(scheduler.stop(key(0, 0)), Err(Status::WrongState));
+    assert_eq!(scheduler.kick(key(0, 0), 1), Err(Status::WrongState));
+    assert_eq!(scheduler.state(key(0, 0)), Some(RunState::Running(CPU)));
+    let choice = scheduler.pick(CPU, 7);
+    assert_eq!((choice.previous, choice.vcpu), (Some(key(0, 0)), None));
+    assert_eq!(scheduler.state(key(0, 0)), Some(RunState::Stopped));
+    assert_eq!(scheduler.usage(key(0, 0), 99).run_time_ns, 7);
+}
+
+#[test]
+fn a_blocked_vcpu_stops_at_once_and_forgets_its_deadline() {
+    let mut scheduler = two_vms(1);
+    scheduler.start(key(0, 0), 0).unwrap();
+    assert_eq!(scheduler.pick(CPU, 0).vcpu, Some(key(0, 0)));
+    assert_eq!(scheduler.block(key(0, 0), 50, 1), Block::Asleep);
+    assert_eq!(scheduler.pick(CPU, 1).timer, 50);
+    assert_eq!(scheduler.stop(key(0, 0)), Ok(Stop::Done));
+    assert_eq!(scheduler.timer(CPU), NEVER);
+    assert_eq!(scheduler.expired(CPU, 100), None);
+    assert_eq!(scheduler.state(key(0, 0)), Some(RunState::Stopped));
+}
+
+#[test]
+fn a_stop_between_block_and_pick_waits_for_the_pick() {
+    let mut scheduler = two_vms(1);
+    scheduler.start(key(0, 0), 0).unwrap();
+    assert_eq!(scheduler.pick(CPU, 0).vcpu, Some(key(0, 0)));
+    assert_eq!(scheduler.block(key(0, 0), NEVER, 1), Block::Asleep);
+    assert_eq!(scheduler.stop(key(0, 0)), Ok(Stop::OnCpu(CPU)));
+    assert_eq!(scheduler.pick(CPU, 2).vcpu, None);
+    assert_eq!(scheduler.state(key(0, 0)), Some(RunState::Stopped));
+}
+
+#[test]
+fn a_kick_makes_the_next_block_return_and_only_that_one() {
+    let mut scheduler = two_vms(1);
+    scheduler.start(key(0, 0), 0).unwrap();
+    assert_eq!(scheduler.pick(CPU, 0).vcpu, Some(key(0, 0)));
+    assert_eq!(scheduler.kick(key(0, 0), 1), Ok(None));
+    assert_eq!(scheduler.block(key(0, 0), NEVER, 2), Block::Returned);
+    assert_eq!(scheduler.block(key(0, 0), NEVER, 2), Block::Asleep);
+    assert_eq!(scheduler.pick(CPU, 2).vcpu, None);
+    assert_eq!(scheduler.kick(key(0, 0), 3), Ok(Some(CPU)));
+    assert_eq!(scheduler.pick(CPU, 3).vcpu, Some(key(0, 0)));
+}
+
+#[test]
+fn a_block_returns_at_its_deadline_and_at_once_when_that_has_passed() {
+    let mut scheduler = two_vms(1);
+    scheduler.start(key(0, 0), 0).unwrap();
+    assert_eq!(scheduler.pick(CPU, 10).vcpu, Some(key(0, 0)));
+    assert_eq!(scheduler.block(key(0, 0), 10, 10), Block::Returned);
+    assert_eq!(scheduler.block(key(0, 0), 0, 10), Block::Returned);
+    assert_eq!(scheduler.block(key(0, 0), 30, 10), Block::Asleep);
+    assert_eq!(scheduler.pick(CPU, 10).timer, 30);
+    assert_eq!(scheduler.expired(CPU, 29), None);
+    assert_eq!(scheduler.state(key(0, 0)), Some(RunState::Blocked));
+    assert_eq!(scheduler.expired(CPU, 30), None);
+    assert_eq!(scheduler.pick(CPU, 30).vcpu, Some(key(0, 0)));
+}
+
+#[test]
+fn a_wake_between_block_and_pick_lets_the_vcpu_go_on() {
+    let mut scheduler = two_vms(2);
+    scheduler.start(key(0, 0), 0).unwrap();
+    assert_eq!(scheduler.pick(CPU, 0).vcpu, Some(key(0, 0)));
+    assert_eq!(scheduler.block(key(0, 0), NEVER, 1), Block::Asleep);
+    assert_eq!(scheduler.wake(key(0, 0), 1), None);
+    assert_eq!(scheduler.pick(OTHER, 1).vcpu, None);
+    assert_eq!(scheduler.pick(CPU, 1).vcpu, Some(key(0, 0)));
+}
+
+#[test]
+fn a_wake_of_a_running_vcpu_names_its_cpu_for_the_upcall() {
+    let mut scheduler = two_vms(1);
+    scheduler.start(key(0, 0), 0).unwrap();
+    assert_eq!(scheduler.wake(key(0, 0), 0), None, "it is ready already");
+    assert_eq!(scheduler.pick(CPU, 0).vcpu, Some(key(0, 0)));
+    assert_eq!(scheduler.wake(key(0, 0), 1), Some(CPU));
+}
+
+#[test]
+fn deadlines_at_the_edges_of_time_are_harmless() {
+    let mut scheduler = two_vms(1);
+    scheduler.start(key(0, 0), 0).unwrap();
+    assert_eq!(scheduler.pick(CPU, 5).vcpu, Some(key(0, 0)));
+    for past in [0, 1, 5] {
+        assert!(scheduler.set_timer(key(0, 0), CPU, past) <= 5);
+        assert_eq!(scheduler.expired(CPU, 5), Some(key(0, 0)));
+        assert_eq!(scheduler.expired(CPU, 5), None);
+    }
+    for never in [1 << 63, u64::MAX - 1, u64::MAX] {
+        assert_eq!(scheduler.set_timer(key(0, 0), CPU, never), NEVER);
+        assert_eq!(scheduler.expired(CPU, u64::MAX), None);
+    }
+}
+
+#[test]
+fn a_timer_that_is_armed_again_moves_to_the_new_cpu_and_deadline() {
+    let mut scheduler = two_vms(2);
+    scheduler.start(key(0, 0), 0).unwrap();
+    assert_eq!(scheduler.pick(CPU, 0).vcpu, Some(key(0, 0)));
+    assert_eq!(scheduler.set_timer(key(0, 0), CPU, 100), 100);
+    assert_eq!(scheduler.set_timer(key(0, 0), OTHER, 200), 200);
+    assert_eq!(scheduler.timer(CPU), NEVER);
+    assert_eq!(scheduler.expired(OTHER, 199), None);
+    assert_eq!(scheduler.expired(OTHER, 200), Some(key(0, 0)));
+}
+
+#[test]
+fn nothing_ticks_while_nothing_waits() {
+    let mut scheduler = two_vms(1);
+    scheduler.start(key(0, 0), 0).unwrap();
+    assert_eq!(scheduler.pick(CPU, 0).timer, NEVER);
+    let asked = scheduler.start(key(1, 0), MS).unwrap();
+    assert_eq!(asked, Some(CPU), "a CPU without a tick learns that somebody waits");
+    assert_eq!(scheduler.pick(CPU, MS).vcpu, Some(key(1, 0)), "it has not run yet");
+    assert_eq!(scheduler.timer(CPU), MS + QUANTUM);
+}
+
+#[test]
+fn a_waking_vcpu_takes_the_cpu_of_one_that_ran_long() {
+    let mut scheduler = two_vms(1);
+    scheduler.start(key(0, 0), 0).unwrap();
+    assert_eq!(scheduler.pick(CPU, 0).vcpu, Some(key(0, 0)));
+    assert_eq!(scheduler.block(key(0, 0), NEVER, 1), Block::Asleep);
+    scheduler.start(key(1, 0), 1).unwrap();
+    assert_eq!(scheduler.pick(CPU, 1).vcpu, Some(key(1, 0)));
+    scheduler.start(key(1, 1), 2).unwrap();
+    let _ticking = scheduler.pick(CPU, 2);
+    assert_eq!(scheduler.wake(key(0, 0), 3 * MS), Some(CPU));
+    assert_eq!(scheduler.pick(CPU, 3 * MS).vcpu, Some(key(0, 0)));
+}
+
+#[test]
+fn an_idle_cpu_is_told_once_and_the_last_one_first() {
+    let mut scheduler = two_vms(2);
+    assert_eq!(scheduler.pick(CPU, 0).vcpu, None);
+    assert_eq!(scheduler.pick(OTHER, 0).vcpu, None);
+    assert_eq!(scheduler.start(key(0, 0), 0), Ok(Some(CPU)));
+    assert_eq!(scheduler.start(key(1, 0), 0), Ok(Some(OTHER)));
+    assert_eq!(scheduler.start(key(1, 1), 0), Ok(None), "both are on their way");
+    assert!(scheduler.pick(OTHER, 0).vcpu.is_some());
+    assert!(scheduler.pick(CPU, 0).vcpu.is_some());
+    assert_eq!(scheduler.timer(CPU), QUANTUM);
+}
+
+#[test]
+fn a_cpu_that_picks_tells_the_next_that_somebody_waits() {
+    let mut scheduler = two_vms(2);
+    scheduler.start(key(0, 0), 0).unwrap();
+    scheduler.start(key(1, 0), 0).unwrap();
+    assert!(scheduler.pick(CPU, 0).vcpu.is_some());
+    assert!(scheduler.pick(OTHER, 0).vcpu.is_some());
+    let now = QUANTUM + MS;
+    assert_eq!(scheduler.pick(CPU, now).timer, NEVER);
+    let first = scheduler.start(key(0, 1), now).unwrap().unwrap();
+    let second = scheduler.pick(first, now).interrupt.unwrap();
+    assert_ne!(first, second);
+    assert_eq!(scheduler.pick(second, now).interrupt, None);
+    assert!(scheduler.timer(first) < NEVER && scheduler.timer(second) < NEVER);
+}
+
+#[test]
+fn a_yield_gives_way_to_anybody_and_is_nothing_when_alone() {
+    let mut scheduler = two_vms(1);
+    scheduler.start(key(0, 0), 0).unwrap();
+    assert_eq!(scheduler.pick(CPU, 0).vcpu, Some(key(0, 0)));
+    scheduler.yield_now(CPU);
+    assert_eq!(scheduler.pick(CPU, 1).vcpu, Some(key(0, 0)));
+    assert_eq!(scheduler.usage(key(0, 0), 1).switches, 1);
+    scheduler.start(key(0, 1), 1).unwrap();
+    scheduler.yield_now(CPU);
+    assert_eq!(scheduler.pick(CPU, 2).vcpu, Some(key(0, 1)));
+    scheduler.yield_now(CPU);
+    assert_eq!(scheduler.pick(CPU, 3).vcpu, Some(key(0, 0)));
+}
+
+#[test]
+fn time_that_was_waited_is_counted_apart_from_time_that_was_run() {
+    let mut scheduler = two_vms(1);
+    scheduler.start(key(0, 0), 0).unwrap();
+    scheduler.start(key(1, 0), 0).unwrap();
+    assert_eq!(scheduler.pick(CPU, 10).vcpu, Some(key(0, 0)));
+    let end = 10 + QUANTUM;
+    assert_eq!(scheduler.pick(CPU, end).vcpu, Some(key(1, 0)));
+    let usage = scheduler.usage(key(0, 0), end + 5);
+    assert_eq!((usage.run_time_ns, usage.steal_ns), (QUANTUM, 15));
+    let usage = scheduler.usage(key(1, 0), end + 5);
+    assert_eq!((usage.run_time_ns, usage.steal_ns), (5, end));
+}
+
+#[test]
+fn a_vcpu_that_would_run_twice_is_noticed() {
+    let mut scheduler = two_vms(2);
+    scheduler.start(key(0, 0), 0).unwrap();
+    assert_eq!(scheduler.pick(CPU, 0).vcpu, Some(key(0, 0)));
+    scheduler.put_back(key(0, 0));
+    assert_eq!(scheduler.pick(OTHER, 0).vcpu, None);
+    assert_eq!(scheduler.broken(), Some(Broken::RunsTwice(key(0, 0))));
+}
+
+#[test]
+fn the_heap_agrees_with_a_sorted_list_also_across_the_wrap_of_keys() {
+    let mut heap = Heap::new(64);
+    let mut list: Vec<(u64, u32)> = Vec::new();
+    let base = u64::MAX - 500;
+    let mut random = 1_u64;
+    for _ in 0..20_000 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let item = u32::try_from(random >> 33).unwrap() % 64;
+        list.retain(|(_, other)| *other != item);
+        if random & (1 << 20) == 0 {
+            let offset = (random >> 40) % 1000;
+            heap.set(item, base.wrapping_add(offset));
+            list.push((offset, item));
+        } else {
+            heap.remove(item);
+        }
+        list.sort_unstable();
+        let least = list.first().map(|(offset, _)| base.wrapping_add(*offset));
+        assert_eq!(heap.top().map(|(_, key)| key), least);
+        assert_eq!(heap.is_empty(), list.is_empty());
+    }
+}

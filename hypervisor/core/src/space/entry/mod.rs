@@ -1,0 +1,263 @@
+//! The only constructors of page-table entries.
+//!
+//! What an entry can be is decided here and nowhere else: its fields are private, and
+//! [`super::TableMemory::store`] takes nothing but a [`ValidEntry`]. Exactly these bits are ever
+//! set: present, writable, user, accessed, dirty (on writable leaves), page size, the software bits
+//! 9 to 11 and 52 to 58, no-execute, and a frame number. Cacheability and global bits never are.
+
+use protocol::flags::MapFlags;
+use protocol::layout::LARGE_PAGE_FRAMES;
+
+use crate::addr::Mfn;
+
+/// Bit 0: the entry counts.
+pub const PRESENT: u64 = 1 << 0;
+/// Bit 1.
+pub const WRITABLE: u64 = 1 << 1;
+/// Bit 2: user pages; all of a guest's are.
+pub const USER: u64 = 1 << 2;
+/// Bit 5, set from the start so that the CPU need not write it.
+pub const ACCESSED: u64 = 1 << 5;
+/// Bit 6, likewise on writable leaves.
+pub const DIRTY: u64 = 1 << 6;
+/// Bit 7: a large page, in a second-level entry.
+pub const LARGE: u64 = 1 << 7;
+/// Bit 63.
+pub const NO_EXECUTE: u64 = 1 << 63;
+
+const FRAME_MASK: u64 = 0x000f_ffff_ffff_f000;
+const FRAME_SHIFT: u32 = 12;
+const FRAME_END: u64 = 1 << 40;
+const KIND_SHIFT: u32 = 9;
+const KIND_MASK: u64 = 3 << KIND_SHIFT;
+const TAG_LOW_SHIFT: u32 = 52;
+const TAG_HIGH_SHIFT: u32 = 11;
+
+/// What a leaf shows, in software bits 9 and 10.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeafKind {
+    /// Memory of the VM itself: counted as a reference of the frame.
+    Own,
+    /// The time page or a channel: not counted, since it lives as long as the VM.
+    Special,
+    /// A frame that another VM granted; the tag is the grant's number.
+    Grant(u8),
+}
+
+impl LeafKind {
+    const fn bits(self) -> u64 {
+        match self {
+            LeafKind::Own => 1 << KIND_SHIFT,
+            LeafKind::Special => 2 << KIND_SHIFT,
+            LeafKind::Grant(tag) => {
+                let tag = widen(tag);
+                (3 << KIND_SHIFT) | ((tag & 0x7f) << TAG_LOW_SHIFT) | ((tag >> 7) << TAG_HIGH_SHIFT)
+            }
+        }
+    }
+}
+
+/// An entry that may stand in a page table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct ValidEntry(u64);
+
+impl ValidEntry {
+    /// No page and no table.
+    pub const NONE: ValidEntry = ValidEntry(0);
+
+    /// A small page. Nothing for a frame number that no entry can hold, or for `LARGE`.
+    #[must_use]
+    #[inline(always)]
+    pub const fn leaf(frame: Mfn, flags: MapFlags, kind: LeafKind) -> Option<ValidEntry> {
+        if frame.0 >= FRAME_END || flags.contains(MapFlags::LARGE) {
+            return None;
+        }
+        Some(ValidEntry(
+            (frame.0 << FRAME_SHIFT) | rights(flags) | kind.bits(),
+        ))
+    }
+
+    /// A large page of the VM's own memory. Nothing for a frame that no large page can start at.
+    #[must_use]
+    pub const fn large(frame: Mfn, flags: MapFlags) -> Option<ValidEntry> {
+        if frame.0 >= FRAME_END || frame.0 & (LARGE_PAGE_FRAMES - 1) != 0 {
+            return None;
+        }
+        Some(ValidEntry(
+            (frame.0 << FRAME_SHIFT) | LARGE | rights(flags) | LeafKind::Own.bits(),
+        ))
+    }
+
+    /// A table of the next level. The leaves below decide what is allowed.
+    #[must_use]
+    pub const fn table(frame: Mfn) -> Option<ValidEntry> {
+        if frame.0 >= FRAME_END {
+            return None;
+        }
+        Some(ValidEntry(
+            (frame.0 << FRAME_SHIFT) | PRESENT | WRITABLE | USER | ACCESSED,
+        ))
+    }
+
+    /// A table of the hypervisor, for a root's hypervisor slot: not for ring 3, whatever the
+    /// entries below say.
+    #[must_use]
+    pub const fn hypervisor_table(frame: Mfn) -> Option<ValidEntry> {
+        if frame.0 >= FRAME_END {
+            return None;
+        }
+        Some(ValidEntry(
+            (frame.0 << FRAME_SHIFT) | PRESENT | WRITABLE | ACCESSED,
+        ))
+    }
+
+    /// The same leaf with other rights. Only rights change; page size, frame and kind stay.
+    #[must_use]
+    #[inline(always)]
+    pub(super) const fn with_rights(leaf: Leaf, flags: MapFlags) -> ValidEntry {
+        let keep = leaf.0 & !(WRITABLE | DIRTY | NO_EXECUTE);
+        ValidEntry(keep | rights(flags))
+    }
+
+    /// A present entry of one table, for another table of the same level.
+    #[must_use]
+    pub(super) const fn copied_table(table: TableEntry) -> ValidEntry {
+        ValidEntry(table.0)
+    }
+
+    /// The word that the CPU reads.
+    #[must_use]
+    #[inline(always)]
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+}
+
+/// Bits that every guest leaf has, and those of its rights.
+#[inline(always)]
+const fn rights(flags: MapFlags) -> u64 {
+    let write = if flags.contains(MapFlags::WRITE) {
+        WRITABLE | DIRTY
+    } else {
+        0
+    };
+    let execute = if flags.contains(MapFlags::EXECUTE) {
+        0
+    } else {
+        NO_EXECUTE
+    };
+    PRESENT | USER | ACCESSED | write | execute
+}
+
+/// A stored entry that shows a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leaf(u64);
+
+/// A stored entry that names a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TableEntry(u64);
+
+/// What a word in a table of level 2 to 4 is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// Nothing.
+    Nothing,
+    /// A large page.
+    Large(Leaf),
+    /// A table of the next level.
+    Table(TableEntry),
+}
+
+impl Stored {
+    /// Reads a word of a table of level 2 to 4.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of(word: u64) -> Stored {
+        if word & PRESENT == 0 {
+            Stored::Nothing
+        } else if word & LARGE == 0 {
+            Stored::Table(TableEntry(word))
+        } else {
+            Stored::Large(Leaf(word))
+        }
+    }
+}
+
+impl TableEntry {
+    /// The table.
+    #[must_use]
+    pub const fn frame(self) -> Mfn {
+        Mfn((self.0 & FRAME_MASK) >> FRAME_SHIFT)
+    }
+}
+
+impl Leaf {
+    /// Reads a word of a first-level table.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of(word: u64) -> Option<Leaf> {
+        if word & PRESENT == 0 {
+            None
+        } else {
+            Some(Leaf(word))
+        }
+    }
+
+    /// The page's (first) frame.
+    #[must_use]
+    #[inline(always)]
+    pub const fn frame(self) -> Mfn {
+        Mfn((self.0 & FRAME_MASK) >> FRAME_SHIFT)
+    }
+
+    /// How it is mapped, without page size.
+    #[must_use]
+    pub const fn rights(self) -> MapFlags {
+        let write = if self.0 & WRITABLE == 0 {
+            MapFlags::empty()
+        } else {
+            MapFlags::WRITE
+        };
+        let execute = if self.0 & NO_EXECUTE == 0 {
+            MapFlags::EXECUTE
+        } else {
+            MapFlags::empty()
+        };
+        write.union(execute)
+    }
+
+    /// What it shows.
+    #[must_use]
+    #[inline(always)]
+    pub const fn kind(self) -> LeafKind {
+        match (self.0 & KIND_MASK) >> KIND_SHIFT {
+            1 => LeafKind::Own,
+            2 => LeafKind::Special,
+            _ => {
+                let low = (self.0 >> TAG_LOW_SHIFT) & 0x7f;
+                let high = (self.0 >> TAG_HIGH_SHIFT) & 1;
+                LeafKind::Grant(narrow(low | (high << 7)))
+            }
+        }
+    }
+}
+
+/// Bits of an entry that a crash report may show: all but the frame number.
+#[must_use]
+pub const fn reportable(word: u64) -> u64 {
+    word & (0xfff | NO_EXECUTE)
+}
+
+#[expect(clippy::as_conversions, reason = "const code: u8 widens to u64")]
+const fn widen(value: u8) -> u64 {
+    value as u64
+}
+
+#[expect(clippy::as_conversions, reason = "const code: the callers pass 8 bits")]
+const fn narrow(value: u64) -> u8 {
+    value as u8
+}
+
+#[cfg(test)]
+mod tests;

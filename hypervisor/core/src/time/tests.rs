@@ -1,0 +1,131 @@
+//! Exactness, monotony and the edges of conversions.
+
+use proptest::prelude::*;
+
+use super::{Clock, SECOND, Scale, VmClock};
+use protocol::handle::Nanos;
+use protocol::shared::TimePage;
+
+/// Rates of real counters: PIT, ACPI timer, HPET, local APIC and TSC.
+const RATES: [u64; 8] = [
+    1_193_182,
+    3_579_545,
+    14_318_180,
+    62_500_000,
+    1_000_000_000,
+    2_099_999_999,
+    2_893_202_000,
+    5_700_000_000,
+];
+
+/// As a guest computes time from its page.
+fn guest_time(page: &TimePage, tsc: u64) -> u64 {
+    let ticks = u128::from(tsc - page.tsc_base);
+    page.time_base_ns + u64::try_from((ticks * u128::from(page.multiplier)) >> 32).unwrap()
+}
+
+#[test]
+fn a_rate_without_factors_that_fit_is_refused() {
+    assert_eq!(Scale::new(0), None);
+    assert_eq!(Scale::new(u64::MAX), None);
+    assert!(RATES.iter().all(|hz| Scale::new(*hz).is_some()));
+    assert!(Scale::new(1).is_some());
+}
+
+#[test]
+fn at_one_gigahertz_ticks_are_nanoseconds() {
+    let scale = Scale::new(SECOND).unwrap();
+    for value in [0, 1, 12_345, u64::MAX >> 1, u64::MAX] {
+        assert_eq!(scale.nanoseconds(value), value);
+        assert_eq!(scale.ticks(value), value);
+    }
+}
+
+#[test]
+fn a_day_is_exact_to_a_microsecond() {
+    for hz in RATES.into_iter().filter(|hz| *hz > 10_000_000) {
+        let day = Scale::new(hz).unwrap().nanoseconds(hz * 86_400);
+        let error = (86_400 * SECOND).abs_diff(day);
+        assert!(error < 86_400 * 1000 * (hz / SECOND + 1), "{hz}: {error} ns");
+    }
+}
+
+#[test]
+fn conversions_saturate() {
+    let slow = Scale::new(1_193_182).unwrap();
+    assert_eq!(slow.nanoseconds(u64::MAX), u64::MAX);
+    let fast = Scale::new(5_700_000_000).unwrap();
+    assert_eq!(fast.ticks(u64::MAX), u64::MAX);
+    let clock = Clock::new(fast, 1_000);
+    assert_eq!(clock.tsc_at(u64::MAX, 5_000), u64::MAX);
+    assert_eq!(clock.tsc_at(u64::MAX - 1, 5_000), u64::MAX);
+    let vm = VmClock::starting_at(clock, 1 << 40);
+    assert_eq!(vm.to_machine(Nanos(u64::MAX - 1)), u64::MAX);
+    assert_eq!(vm.to_machine(Nanos::NEVER), u64::MAX);
+}
+
+#[test]
+fn a_deadline_that_has_come_is_now() {
+    let clock = Clock::new(Scale::new(2_893_202_000).unwrap(), 77);
+    for past in [0, 1, clock.at(1 << 30)] {
+        assert_eq!(clock.tsc_at(past, 1 << 30), 1 << 30);
+    }
+}
+
+#[test]
+fn a_counter_behind_the_base_reads_zero() {
+    let clock = Clock::new(Scale::new(SECOND).unwrap(), 1_000);
+    assert_eq!(clock.at(999), 0);
+    assert_eq!(clock.at(0), 0);
+    assert_eq!(VmClock::starting_at(clock, 2_000).at(1_999), Nanos(0));
+}
+
+#[test]
+fn a_time_page_is_odd_while_it_changes_and_even_after() {
+    let vm = VmClock::starting_at(Clock::new(Scale::new(SECOND).unwrap(), 0), 500);
+    let first = vm.page(0, 9);
+    assert_eq!((first.busy_version, first.page.version), (1, 2));
+    let again = vm.page(first.page.version, 9);
+    assert_eq!((again.busy_version, again.page.version), (3, 4));
+    assert_eq!(vm.page(u32::MAX - 1, 9).page.version, 0);
+    assert_eq!((first.page.tsc_base, first.page.wall_base_ns), (500, 9));
+}
+
+proptest! {
+    #[test]
+    fn time_never_goes_back(rate in 0..RATES.len(), ticks in 0..u64::MAX, more in 0..u64::MAX) {
+        let scale = Scale::new(RATES[rate]).unwrap();
+        let later = ticks.saturating_add(more);
+        prop_assert!(scale.nanoseconds(ticks) <= scale.nanoseconds(later));
+        prop_assert!(scale.ticks(ticks) <= scale.ticks(later));
+    }
+
+    #[test]
+    fn a_deadline_is_never_early_and_hardly_late(
+        rate in 0..RATES.len(),
+        now in 0..u64::MAX >> 8,
+        ahead in 0..3_600 * SECOND,
+    ) {
+        let clock = Clock::new(Scale::new(RATES[rate]).unwrap(), 0);
+        let deadline = clock.at(now) + ahead;
+        let tsc = clock.tsc_at(deadline, now);
+        prop_assert!(clock.at(tsc) >= deadline);
+        let late = clock.at(tsc) - deadline;
+        prop_assert!(late <= ahead / 4_000_000 + 2 * SECOND / RATES[rate] + 2);
+    }
+
+    #[test]
+    fn a_vm_sees_its_deadline_passed_when_the_machine_does(
+        rate in 0..RATES.len(),
+        start in 0..1_u64 << 50,
+        deadline in 0..1_u64 << 50,
+        now in 0..1_u64 << 40,
+    ) {
+        let clock = Clock::new(Scale::new(RATES[rate]).unwrap(), 0);
+        let vm = VmClock::starting_at(clock, start);
+        let tsc = clock.tsc_at(vm.to_machine(Nanos(deadline)), start + now);
+        prop_assert!(vm.at(tsc) >= Nanos(deadline));
+        let page = vm.page(0, 0).page;
+        prop_assert_eq!(guest_time(&page, tsc), vm.at(tsc).0);
+    }
+}

@@ -1,0 +1,63 @@
+//! Event ports.
+
+use protocol::call::{EventAlloc, EventBind, EventClose, EventDeliver, EventSend};
+use protocol::{Port, Status};
+
+use hv_core::event::{Raise, Target};
+use hv_core::policy::{self, Operation};
+
+use super::{Caller, Refusal};
+use crate::hypervisor::cpu::work;
+use crate::hypervisor::events::{clear, raise};
+use crate::hypervisor::machine::machine;
+
+pub(super) fn event_alloc(caller: &mut Caller<'_>, call: EventAlloc) -> Result<Port, Refusal> {
+    let vm = caller.vm();
+    let port = vm.ports.lock().alloc(call.vcpu)?;
+    // A guest may have set the bit itself while the port was free.
+    clear(vm, call.vcpu, port);
+    Ok(port)
+}
+
+pub(super) fn event_bind(caller: &mut Caller<'_>, call: EventBind) -> Result<(), Refusal> {
+    let vm = caller.vm();
+    let mut ports = vm.ports.lock();
+    let source = ports.source(call.source, call.index)?;
+    let bound = ports.bind(call.port, source, call.vcpu)?;
+    let was_pending = bound.moved_from.is_some_and(|from| clear(vm, from, bound.port));
+    drop(ports);
+    if bound.raise || was_pending {
+        raise(vm, Raise { vcpu: bound.vcpu, port: bound.port });
+    }
+    Ok(())
+}
+
+pub(super) fn event_send(caller: &mut Caller<'_>, call: EventSend) -> Result<(), Refusal> {
+    let vm = caller.vm();
+    let target = vm.ports.lock().send(call.port)?;
+    match target {
+        Target::Own(event) => raise(vm, event),
+        Target::Peer(end) => {
+            let peer = machine().vm(end.peer).ok_or(Status::NotPermitted)?;
+            let permit = policy::decide(vm.party(), Operation::EventSend, peer.party()).map_err(Status::from)?;
+            let event = peer.ports.lock().deliver(permit, end.peer_channel)?;
+            if let Some(event) = event {
+                raise(peer, event);
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn event_close(caller: &mut Caller<'_>, call: EventClose) -> Result<(), Refusal> {
+    let vm = caller.vm();
+    let closed = vm.ports.lock().close(call.port)?;
+    clear(vm, closed.vcpu, closed.port);
+    Ok(())
+}
+
+pub(super) fn event_deliver(caller: &mut Caller<'_>, _call: EventDeliver) -> Result<(), Refusal> {
+    caller.alone()?;
+    caller.cpu.ask(work::EVENTS);
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! Giving up the CPU, starting and stopping vCPUs, timers.
+
+use hv_arch::guest::Registers;
+use hv_core::sched::{self, Stop};
+use hv_core::space::Memory;
+use protocol::call::{Block, Exit, TimerSet, VcpuKick, VcpuStart, VcpuStop, YieldCpu};
+use protocol::{SpaceId, Status};
+
+use super::{Caller, Refusal};
+use crate::hypervisor::cpu::work;
+use crate::hypervisor::machine::machine;
+use crate::hypervisor::vcpu::{Presence, Vcpu};
+use crate::hypervisor::{death, run};
+
+pub(super) fn yield_cpu(caller: &mut Caller<'_>, _call: YieldCpu) -> Result<(), Refusal> {
+    caller.alone()?;
+    machine().scheduler.lock().yield_now(caller.cpu.id);
+    caller.cpu.ask(work::RESCHEDULE);
+    Ok(())
+}
+
+pub(super) fn block(caller: &mut Caller<'_>, call: Block) -> Result<(), Refusal> {
+    caller.alone()?;
+    let vcpu = caller.vcpu;
+    let deadline = caller.vm().clock.lock().to_machine(call.deadline);
+    let mut scheduler = machine().scheduler.lock();
+    // First be seen as blocked, then look: who raises an event does it the other way round.
+    vcpu.set_presence(Presence::Blocked);
+    let outcome = if vcpu.page().has_pending() {
+        sched::Block::Returned
+    } else {
+        scheduler.block(run::key(vcpu), deadline, machine().clock.now())
+    };
+    match outcome {
+        sched::Block::Asleep => caller.cpu.ask(work::RESCHEDULE),
+        sched::Block::Returned => {
+            vcpu.set_presence(Presence::Running(caller.cpu.id));
+            caller.cpu.ask(work::EVENTS);
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn exit(caller: &mut Caller<'_>, call: Exit) -> Result<(), Refusal> {
+    caller.alone()?;
+    death::end(caller.cpu, caller.vm(), call.code);
+    Err(Refusal::Taken)
+}
+
+pub(super) fn vcpu_start(caller: &mut Caller<'_>, call: VcpuStart) -> Result<(), Refusal> {
+    let vm = caller.vm();
+    let vcpu = vm.vcpu(call.vcpu).ok_or(Status::NotFound)?;
+    let is_kernel = |address: protocol::GuestVirt| address.is_kernel_half() && address.is_guest_range(0);
+    if !is_kernel(call.entry) || !is_kernel(call.stack) {
+        return Err(Status::BadAddress.into());
+    }
+    let mut memory = vm.memory()?;
+    let mut scheduler = machine().scheduler.lock();
+    if scheduler.state(run::key(vcpu)) != Some(sched::RunState::Stopped) {
+        return Err(Status::WrongState.into());
+    }
+    // Two vCPUs that start a third at once: the scheduler's lock lets one through.
+    move_to(&mut memory, vcpu, caller.vcpu.space())?;
+    vcpu.set_stopping(false);
+    vcpu.prepare(Registers::start(call.entry.0, call.stack.0, call.argument));
+    vcpu.copy_handlers(caller.vcpu);
+    vcpu.page().replace_mask(true);
+    let on = scheduler.start(run::key(vcpu), machine().clock.now())?;
+    drop(scheduler);
+    if let Some(on) = on {
+        run::interrupt(on);
+    }
+    Ok(())
+}
+
+pub(super) fn vcpu_stop(caller: &mut Caller<'_>, call: VcpuStop) -> Result<(), Refusal> {
+    caller.alone()?;
+    let vm = caller.vm();
+    let vcpu = vm.vcpu(call.vcpu).ok_or(Status::NotFound)?;
+    if caller.vcpu.id == vcpu.id {
+        // A stopped vCPU keeps no space busy, and no flush has to reach it.
+        move_to(&mut *vm.memory()?, vcpu, SpaceId::FIRST)?;
+        vcpu.load_root();
+    }
+    let stop = machine().scheduler.lock().stop(run::key(vcpu))?;
+    match stop {
+        Stop::Done => {}
+        Stop::OnCpu(on) if on == caller.cpu.id => {
+            caller.cpu.ask(work::RESCHEDULE);
+            return Ok(());
+        }
+        Stop::OnCpu(on) => {
+            vcpu.set_stopping(true);
+            run::interrupt(on);
+            run::wait_until_stopped(vcpu, caller.vcpu);
+        }
+    }
+    Ok(move_to(&mut *vm.memory()?, vcpu, SpaceId::FIRST)?)
+}
+
+/// Makes another space the current one of a vCPU that is not loaded, or whose root is loaded next.
+fn move_to(memory: &mut Memory, vcpu: &Vcpu, space: SpaceId) -> Result<(), Status> {
+    let roots = memory.enter(space)?;
+    let left = vcpu.space();
+    vcpu.set_space(space, roots);
+    memory.leave(left);
+    Ok(())
+}
+
+pub(super) fn vcpu_kick(caller: &mut Caller<'_>, call: VcpuKick) -> Result<(), Refusal> {
+    let vcpu = caller.vm().vcpu(call.vcpu).ok_or(Status::NotFound)?;
+    let on = machine().scheduler.lock().kick(run::key(vcpu), machine().clock.now())?;
+    if let Some(on) = on {
+        run::interrupt(on);
+    }
+    Ok(())
+}
+
+pub(super) fn timer_set(caller: &mut Caller<'_>, call: TimerSet) -> Result<(), Refusal> {
+    let deadline = caller.vm().clock.lock().to_machine(call.deadline);
+    let timer = machine().scheduler.lock().set_timer(run::key(caller.vcpu), caller.cpu.id, deadline);
+    run::set_timer(timer);
+    Ok(())
+}

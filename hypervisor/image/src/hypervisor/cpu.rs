@@ -1,0 +1,75 @@
+//! What each physical CPU is doing.
+
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+use hv_core::addr::CpuId;
+
+use super::machine::machine;
+use super::vcpu::Vcpu;
+
+/// A physical CPU.
+#[derive(Debug)]
+pub(super) struct Cpu {
+    /// Its number.
+    pub(super) id: CpuId,
+    /// Index of the vCPU whose registers are loaded, or [`NONE`].
+    current: AtomicUsize,
+    /// Bits of [`work`].
+    work: AtomicU32,
+}
+
+/// No vCPU is loaded.
+const NONE: usize = usize::MAX;
+
+/// What is to be done before a guest goes on.
+pub(super) mod work {
+    /// Ask the scheduler.
+    pub(in super::super) const RESCHEDULE: u32 = 1;
+    /// Look for events.
+    pub(in super::super) const EVENTS: u32 = 2;
+}
+
+impl Cpu {
+    /// A CPU that runs nothing.
+    pub(super) const fn new(id: CpuId) -> Cpu {
+        Cpu { id, current: AtomicUsize::new(NONE), work: AtomicU32::new(0) }
+    }
+
+    /// The vCPU whose registers are loaded.
+    #[inline(always)]
+    pub(super) fn current(&self) -> Option<&'static Vcpu> {
+        machine().vcpus.get(self.current.load(Ordering::Relaxed))
+    }
+
+    /// Notes whose registers are loaded.
+    pub(super) fn set_current(&self, vcpu: Option<&Vcpu>) {
+        self.current.store(vcpu.map_or(NONE, |vcpu| vcpu.index), Ordering::Relaxed);
+    }
+
+    /// Asks for work before the next return to a guest. Own CPU only; others are interrupted.
+    pub(super) fn ask(&self, bits: u32) {
+        self.work.fetch_or(bits, Ordering::Relaxed);
+    }
+
+    /// Whether work was asked for.
+    #[inline(always)]
+    pub(super) fn has_work(&self) -> bool {
+        self.work.load(Ordering::Relaxed) != 0
+    }
+
+    /// Takes the work that was asked for.
+    pub(super) fn take_work(&self) -> u32 {
+        self.work.swap(0, Ordering::Relaxed)
+    }
+}
+
+/// The CPU that executes this.
+#[inline(always)]
+pub(super) fn own() -> &'static Cpu {
+    let id = hv_arch::local::id();
+    let index = usize::try_from(id.0).unwrap_or(usize::MAX);
+    match machine().cpus.get(index) {
+        Some(cpu) => cpu,
+        None => super::panic::broken("L1", "a CPU runs that was never set up"),
+    }
+}

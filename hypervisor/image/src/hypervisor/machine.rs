@@ -1,0 +1,303 @@
+//! The one owner of everything: the machine, its CPUs and its VMs. Made once by `start`.
+
+use alloc::boxed::Box;
+use core::ops::{Deref, DerefMut};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use hv_arch::guest::fpu;
+use hv_arch::mmu::{self, direct::DirectMap};
+use hv_core::addr::{CpuId, Mfn};
+use hv_core::event::PortTable;
+use hv_core::frame::FrameTable;
+use hv_core::grant::GrantTable;
+use hv_core::policy::Party;
+use hv_core::sched::Scheduler;
+use hv_core::space::{self, Flush, HypervisorSlots, Memory};
+use hv_core::time::VmClock;
+use hv_core::vm::{ChannelEnd, SystemImage};
+use protocol::flags::Features;
+use protocol::label::Label;
+use protocol::{GuestVirt, Status, VcpuId, VmId};
+
+use super::clock::Clock;
+use super::cpu::Cpu;
+use super::line::Line;
+use super::lock::{Lock, Serving};
+use super::vcpu::Vcpu;
+
+/// The machine.
+#[derive(Debug)]
+pub(super) struct Machine {
+    /// The record of every frame.
+    pub(super) frames: FrameTable<'static>,
+    /// The VMs, in the order of the system file.
+    pub(super) vms: Box<[Vm]>,
+    /// All vCPUs, those of a VM together.
+    pub(super) vcpus: Box<[Vcpu]>,
+    /// The physical CPUs.
+    pub(super) cpus: Box<[Cpu]>,
+    /// Who runs where.
+    pub(super) scheduler: Lock<Scheduler>,
+    /// The serial line.
+    pub(super) line: Lock<Line>,
+    /// Time.
+    pub(super) clock: Clock,
+    /// How floating-point state is kept.
+    pub(super) fpu: fpu::Method,
+    /// What the machine offers to guests.
+    pub(super) features: Features,
+    /// The root that is loaded while no guest is.
+    pub(super) root: Mfn,
+    /// The hypervisor's slots of every root.
+    pub(super) slots: HypervisorSlots,
+    /// What was asked for, and the bytes to build it from.
+    pub(super) image: &'static SystemImage<'static>,
+    /// For each VM its channel ends.
+    pub(super) ends: Box<[&'static [ChannelEnd<'static>]]>,
+    /// VMs that are being taken apart.
+    pub(super) ending: AtomicU32,
+    /// VMs that are not gone.
+    pub(super) live: AtomicU32,
+    /// VMs that died or ended with an error.
+    pub(super) failed: AtomicU32,
+}
+
+static MACHINE: spin::Once<Machine> = spin::Once::new();
+/// The frames of the machine.
+pub(super) static DIRECT: DirectMap = DirectMap;
+
+/// Makes the machine known. Once, before any other CPU runs.
+pub(super) fn install(machine: Machine) -> &'static Machine {
+    MACHINE.call_once(|| machine)
+}
+
+/// The machine.
+#[inline(always)]
+pub(super) fn machine() -> &'static Machine {
+    match MACHINE.get() {
+        Some(machine) => machine,
+        None => super::panic::broken("L3", "a trap came before the machine was set up"),
+    }
+}
+
+/// Whether the machine is known already.
+pub(super) fn is_installed() -> bool {
+    MACHINE.get().is_some()
+}
+
+/// VM and vCPU that this CPU runs, for a panic.
+pub(super) fn running() -> Option<(u32, u32)> {
+    if !is_installed() {
+        return None;
+    }
+    let vcpu = super::cpu::own().current()?;
+    Some((vcpu.vm().id.0, vcpu.id.0))
+}
+
+impl Machine {
+    /// What operations on memory work with.
+    #[inline(always)]
+    pub(super) fn memory(&self) -> space::Machine<'_, DirectMap> {
+        space::Machine { frames: &self.frames, tables: &DIRECT }
+    }
+
+    /// A VM by its number.
+    pub(super) fn vm(&self, id: VmId) -> Option<&Vm> {
+        self.vms.get(usize::try_from(id.0).unwrap_or(usize::MAX))
+    }
+}
+
+/// A virtual machine.
+#[derive(Debug)]
+pub(super) struct Vm {
+    /// Its number.
+    pub(super) id: VmId,
+    /// Its label.
+    pub(super) label: Label,
+    /// Index of its first vCPU among all.
+    pub(super) first_vcpu: usize,
+    /// How many it has.
+    pub(super) vcpu_count: usize,
+    /// Its memory; nothing while it does not exist.
+    memory: Lock<Option<Memory>>,
+    /// Its event ports.
+    pub(super) ports: Lock<PortTable>,
+    /// The grants that it gave.
+    pub(super) grants: Lock<GrantTable>,
+    /// Its time.
+    pub(super) clock: Lock<VmClock>,
+    /// CPUs that have one of its roots loaded, one bit each.
+    cpus: AtomicU64,
+    /// Life, as [`Life`].
+    life: AtomicU32,
+    /// How often it may still be started again.
+    pub(super) restarts_left: AtomicU32,
+    /// Log frames so far.
+    pub(super) log_sequence: AtomicU32,
+}
+
+/// How far a VM's life has gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Life {
+    /// It runs.
+    Live,
+    /// It ended; its memory is being taken back. Then it may start again.
+    Ending(After),
+    /// It is gone.
+    Gone,
+}
+
+/// What follows the end of a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum After {
+    /// Nothing.
+    Nothing,
+    /// It is built again.
+    Restart,
+}
+
+/// Parts of a [`Vm`] that `start` decides.
+pub(super) struct Shape {
+    pub(super) id: VmId,
+    pub(super) label: Label,
+    pub(super) first_vcpu: usize,
+    pub(super) vcpu_count: usize,
+    pub(super) restarts: u32,
+    pub(super) ports: PortTable,
+    pub(super) clock: VmClock,
+}
+
+impl Vm {
+    /// A VM without memory.
+    pub(super) fn new(shape: Shape) -> Vm {
+        Vm {
+            id: shape.id,
+            label: shape.label,
+            first_vcpu: shape.first_vcpu,
+            vcpu_count: shape.vcpu_count,
+            memory: Lock::new(None),
+            ports: Lock::new(shape.ports),
+            grants: Lock::new(GrantTable::new(shape.id)),
+            clock: Lock::new(shape.clock),
+            cpus: AtomicU64::new(0),
+            life: AtomicU32::new(0),
+            restarts_left: AtomicU32::new(shape.restarts),
+            log_sequence: AtomicU32::new(0),
+        }
+    }
+
+    /// Its name.
+    pub(super) fn name(&self) -> &'static str {
+        let index = usize::try_from(self.id.0).unwrap_or(usize::MAX);
+        machine().image.manifest().vms.get(index).map_or("?", |entry| entry.name.as_str())
+    }
+
+    /// The VM as the policy sees it.
+    pub(super) fn party(&self) -> Party {
+        Party { vm: self.id, label: self.label }
+    }
+
+    /// Its vCPUs.
+    pub(super) fn vcpus(&self) -> &'static [Vcpu] {
+        let end = self.first_vcpu.saturating_add(self.vcpu_count);
+        machine().vcpus.get(self.first_vcpu..end).unwrap_or(&[])
+    }
+
+    /// One of its vCPUs.
+    pub(super) fn vcpu(&self, id: VcpuId) -> Option<&'static Vcpu> {
+        self.vcpus().get(usize::try_from(id.0).unwrap_or(usize::MAX))
+    }
+
+    /// Its memory, for a call. A VM that ends refuses: none of its vCPUs will see the answer.
+    pub(super) fn memory(&self) -> Result<MemoryGuard<'_>, Status> {
+        let guard = self.memory.lock();
+        if guard.is_some() { Ok(MemoryGuard(guard)) } else { Err(Status::WrongState) }
+    }
+
+    /// Gives it memory, or takes it away.
+    pub(super) fn replace_memory(&self, memory: Option<Memory>) -> Option<Memory> {
+        core::mem::replace(&mut *self.memory.lock(), memory)
+    }
+
+    /// Has all CPUs forget translations of this VM, and returns when they have.
+    pub(super) fn flush(&self, flush: Flush) {
+        let own = 1 << hv_arch::local::id().0;
+        let cpus = self.cpus.load(Ordering::SeqCst);
+        if cpus & own != 0 {
+            match flush.range {
+                Some(range) => mmu::flush_range(GuestVirt(range.start), range.pages),
+                None => mmu::load_root(mmu::root()),
+            }
+        }
+        if cpus & !own != 0 {
+            mmu::flush::shoot_down(cpus);
+        }
+    }
+
+    /// Notes that a CPU is about to load one of its roots.
+    pub(super) fn enter(&self, cpu: CpuId) {
+        self.cpus.fetch_or(1 << cpu.0, Ordering::SeqCst);
+    }
+
+    /// Notes that a CPU has another root loaded now.
+    pub(super) fn leave(&self, cpu: CpuId) {
+        self.cpus.fetch_and(!(1 << cpu.0), Ordering::SeqCst);
+    }
+
+    /// Whether any CPU has one of its roots loaded.
+    pub(super) fn is_loaded(&self) -> bool {
+        self.cpus.load(Ordering::SeqCst) != 0
+    }
+
+    /// How far its life has gone.
+    pub(super) fn life(&self) -> Life {
+        match self.life.load(Ordering::SeqCst) {
+            0 => Life::Live,
+            1 => Life::Ending(After::Nothing),
+            2 => Life::Ending(After::Restart),
+            _ => Life::Gone,
+        }
+    }
+
+    /// Goes on in its life. Returns false when it was not at `from` any more: somebody else was first.
+    pub(super) fn change_life(&self, from: Life, to: Life) -> bool {
+        self.life.compare_exchange(from.number(), to.number(), Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+}
+
+impl Life {
+    const fn number(self) -> u32 {
+        match self {
+            Life::Live => 0,
+            Life::Ending(After::Nothing) => 1,
+            Life::Ending(After::Restart) => 2,
+            Life::Gone => 3,
+        }
+    }
+}
+
+/// A VM's memory, locked. What its operations owe must be settled before this is dropped.
+#[derive(Debug)]
+pub(super) struct MemoryGuard<'a>(spin::mutex::SpinMutexGuard<'a, Option<Memory>, Serving>);
+
+impl Deref for MemoryGuard<'_> {
+    type Target = Memory;
+
+    #[inline(always)]
+    fn deref(&self) -> &Memory {
+        match &*self.0 {
+            Some(memory) => memory,
+            None => super::panic::broken("V2", "memory went away under its lock"),
+        }
+    }
+}
+
+impl DerefMut for MemoryGuard<'_> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut Memory {
+        match &mut *self.0 {
+            Some(memory) => memory,
+            None => super::panic::broken("V2", "memory went away under its lock"),
+        }
+    }
+}

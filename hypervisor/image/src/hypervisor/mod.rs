@@ -1,0 +1,22 @@
+//! Wiring: which decision of hv-core leads to which effect of hv-arch.
+
+mod calls;
+mod clock;
+mod cpu;
+mod death;
+mod deliver;
+mod events;
+mod line;
+mod lock;
+mod log;
+mod machine;
+mod memory;
+mod panic;
+mod run;
+mod start;
+mod teardown;
+mod text;
+mod vcpu;
+
+hv_arch::entry_point!(start::main);
+hv_arch::handlers!(run::on_system_call, run::on_trap, run::on_interrupt);

@@ -1,0 +1,272 @@
+//! From one guest to the next: what enters ring 0, what is done before a guest goes on, and who that is.
+
+use core::sync::atomic::Ordering;
+
+use hv_arch::guest::Registers;
+use hv_arch::irq::{self, vector};
+use hv_arch::mmu;
+use hv_core::addr::CpuId;
+use hv_core::event::Source;
+use hv_core::sched::{Choice, RunState, VcpuKey};
+use protocol::record::exit;
+
+use super::cpu::{self, Cpu, work};
+use super::machine::{Vm, machine};
+use super::vcpu::{Presence, Saved, Vcpu};
+use super::{calls, deliver, events, line, teardown};
+
+/// A guest executed `syscall`.
+#[inline(always)]
+pub(super) fn on_system_call(registers: &mut Registers) {
+    let cpu = cpu::own();
+    let Some(vcpu) = cpu.current() else {
+        super::panic::broken("G1", "a system call while no vCPU is loaded");
+    };
+    match vcpu.mode() {
+        hv_core::abi::native::entry::Mode::Kernel => calls::handle(cpu, vcpu, registers),
+        hv_core::abi::native::entry::Mode::User => deliver::system_call(cpu, vcpu, registers),
+    }
+    if cpu.has_work() {
+        finish(cpu, registers);
+    }
+}
+
+/// A guest was interrupted or took an exception.
+pub(super) fn on_trap(registers: &mut Registers) {
+    let cpu = cpu::own();
+    match u8::try_from(registers.vector) {
+        // The machine's own: not a guest's doing.
+        Ok(2) => {}
+        Ok(8) => super::panic::broken("T3", "a double fault from a guest"),
+        Ok(18) => super::panic::broken("T4", "a machine check: the hardware failed"),
+        Ok(exception) if exception < 32 => {
+            if let Some(vcpu) = cpu.current() {
+                deliver::exception(cpu, vcpu, registers);
+            }
+        }
+        Ok(interrupt) => {
+            on_interrupt(interrupt);
+            // Whatever it was for, an event may have come with it.
+            cpu.ask(work::EVENTS);
+        }
+        Err(_) => super::panic::broken("T1", "a vector that no stub pushes"),
+    }
+    if cpu.has_work() {
+        finish(cpu, registers);
+    }
+}
+
+/// An interrupt arrived, in a guest or while waiting for one.
+pub(super) fn on_interrupt(number: u8) {
+    match number {
+        vector::TIMER => {
+            irq::acknowledge();
+            cpu::own().ask(work::RESCHEDULE);
+        }
+        vector::RESCHEDULE => {
+            irq::acknowledge();
+            cpu::own().ask(work::RESCHEDULE);
+        }
+        vector::FLUSH => {
+            irq::acknowledge();
+            mmu::flush::service();
+        }
+        vector::SERIAL => {
+            irq::acknowledge();
+            line::serve();
+        }
+        // Spurious interrupts want no acknowledgement; no other vector is ever asked for.
+        _ => {}
+    }
+}
+
+/// Does what was asked for before the guest goes on; who that is may change.
+#[inline(never)]
+fn finish(cpu: &'static Cpu, registers: &mut Registers) {
+    loop {
+        let asked = cpu.take_work();
+        if asked & work::RESCHEDULE != 0 {
+            schedule(cpu, registers);
+        }
+        if let Some(vcpu) = cpu.current() {
+            deliver::events(cpu, vcpu, registers);
+        }
+        if !cpu.has_work() {
+            return;
+        }
+    }
+}
+
+/// Runs the first guest of this CPU.
+pub(super) fn start(cpu: &'static Cpu) -> ! {
+    let mut registers = Registers::ZERO;
+    schedule(cpu, &mut registers);
+    finish(cpu, &mut registers);
+    hv_arch::guest::enter(&registers)
+}
+
+/// Has the scheduler choose, and loads what it chose.
+fn schedule(cpu: &'static Cpu, registers: &mut Registers) {
+    fire_timers(cpu);
+    teardown::step();
+    let previous = cpu.current();
+    // Held until the registers are saved: whoever is given the vCPU next waits for that.
+    let saved = previous.map(|vcpu| vcpu.saved.lock());
+    let choice = machine().scheduler.lock().pick(cpu.id, machine().clock.now());
+    if let Some(other) = choice.interrupt {
+        interrupt(other);
+    }
+    let next = choice.vcpu.and_then(by_key);
+    let stays = next.is_some_and(|next| previous.is_some_and(|previous| previous.index == next.index));
+    if stays {
+        if let Some(vcpu) = previous {
+            // It may have been on its way to sleep when something woke it.
+            vcpu.set_presence(Presence::Running(cpu.id));
+        }
+        cpu.ask(work::EVENTS);
+        set_timer(choice.timer);
+        return;
+    }
+    if let (Some(vcpu), Some(mut saved)) = (previous, saved) {
+        leave(cpu, vcpu, &mut saved, registers);
+    }
+    let (next, timer) = match next {
+        Some(next) => (next, choice.timer),
+        None => idle(cpu, choice),
+    };
+    enter(cpu, next, registers);
+    if let Some(previous) = previous
+        && previous.vm != next.vm
+    {
+        previous.vm().leave(cpu.id);
+    }
+    set_timer(timer);
+}
+
+/// Saves the vCPU that this CPU leaves.
+fn leave(cpu: &Cpu, vcpu: &Vcpu, saved: &mut Saved, registers: &Registers) {
+    vcpu.save(saved, registers);
+    if vcpu.presence() == Presence::Running(cpu.id) {
+        vcpu.set_presence(Presence::Away);
+    }
+    cpu.set_current(None);
+}
+
+/// Loads a vCPU.
+fn enter(cpu: &Cpu, vcpu: &'static Vcpu, registers: &mut Registers) {
+    vcpu.vm().enter(cpu.id);
+    vcpu.load(registers);
+    vcpu.set_presence(Presence::Running(cpu.id));
+    cpu.set_current(Some(vcpu));
+    cpu.ask(work::EVENTS);
+}
+
+/// Waits until there is something to run.
+fn idle(cpu: &'static Cpu, first: Choice) -> (&'static Vcpu, u64) {
+    mmu::load_root(machine().root);
+    for vm in &machine().vms {
+        vm.leave(cpu.id);
+    }
+    let mut choice = first;
+    loop {
+        set_timer(choice.timer);
+        if !teardown::step() {
+            end_if_all_ended();
+            hv_arch::cpu::wait_for_interrupt();
+        }
+        cpu.take_work();
+        fire_timers(cpu);
+        choice = machine().scheduler.lock().pick(cpu.id, machine().clock.now());
+        if let Some(other) = choice.interrupt {
+            interrupt(other);
+        }
+        if let Some(next) = choice.vcpu.and_then(by_key) {
+            return (next, choice.timer);
+        }
+    }
+}
+
+/// Makes ports of timers pending whose deadline has come, and wakes whose sleep is over.
+fn fire_timers(cpu: &Cpu) {
+    loop {
+        let due = machine().scheduler.lock().expired(cpu.id, machine().clock.now());
+        let Some(key) = due else {
+            return;
+        };
+        let Some(vcpu) = by_key(key) else {
+            continue;
+        };
+        let event = vcpu.vm().ports.lock().happened(Source::Timer(vcpu.id));
+        if let Some(event) = event {
+            events::raise(vcpu.vm(), event);
+        }
+    }
+}
+
+/// Arms this CPU's one-shot interrupt for a machine time.
+pub(super) fn set_timer(deadline: u64) {
+    if deadline == u64::MAX {
+        irq::timer::disarm();
+    } else {
+        let clock = machine().clock.0;
+        irq::timer::arm(clock.tsc_at(deadline, hv_arch::cpu::read_tsc()));
+    }
+}
+
+/// A vCPU by the scheduler's key.
+fn by_key(key: VcpuKey) -> Option<&'static Vcpu> {
+    machine().vm(key.vm())?.vcpu(key.vcpu())
+}
+
+/// The scheduler's key of a vCPU.
+pub(super) fn key(vcpu: &Vcpu) -> VcpuKey {
+    VcpuKey::new(vcpu.vm().id, vcpu.id)
+}
+
+/// Wakes a vCPU that sleeps.
+pub(super) fn wake(vcpu: &Vcpu) {
+    let on = machine().scheduler.lock().wake(key(vcpu), machine().clock.now());
+    if let Some(on) = on {
+        interrupt(on);
+    }
+}
+
+/// Has a CPU pick: this one before it enters a guest, another by an interrupt.
+pub(super) fn interrupt(on: CpuId) {
+    let own = cpu::own();
+    if on == own.id {
+        own.ask(work::RESCHEDULE);
+    } else {
+        irq::send(hv_arch::local::apic_id(on), vector::RESCHEDULE);
+    }
+}
+
+/// CPU time that a VM has used.
+pub(super) fn cpu_time(vm: &Vm) -> u64 {
+    let now = machine().clock.now();
+    let scheduler = machine().scheduler.lock();
+    vm.vcpus().iter().map(|vcpu| scheduler.usage(key(vcpu), now).run_time_ns).fold(0, u64::saturating_add)
+}
+
+/// Waits until another CPU has left a vCPU that was told to stop. Gives up when the caller's own vCPU
+/// is told to stop meanwhile: else two that stop each other would wait for ever.
+pub(super) fn wait_until_stopped(vcpu: &Vcpu, own: &Vcpu) {
+    while machine().scheduler.lock().state(key(vcpu)) != Some(RunState::Stopped) && !own.is_stopping() {
+        mmu::flush::service();
+        hv_arch::cpu::pause();
+    }
+}
+
+/// Ends the machine when no VM is left.
+fn end_if_all_ended() {
+    if machine().live.load(Ordering::SeqCst) == 0 {
+        let failed = machine().failed.load(Ordering::SeqCst) != 0;
+        halt_machine(if failed { exit::VM_FAILED } else { exit::ALL_WELL });
+    }
+}
+
+/// Ends the machine.
+pub(super) fn halt_machine(code: u32) -> ! {
+    machine().line.lock().drain();
+    hv_arch::io::machine_exit(code)
+}

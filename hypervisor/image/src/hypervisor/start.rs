@@ -1,0 +1,337 @@
+//! From the loader to the first guest.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use hv_arch::boot::{self, BootInfo};
+use hv_arch::cpu::{assertions, features::Features};
+use hv_arch::guest::{Registers, fpu};
+use hv_arch::io::{Serial, serial};
+use hv_arch::irq::{io_apic, local_apic, pic, timer, vector};
+use hv_arch::{heap, local, mmu, time};
+use hv_core::addr::{CpuId, MAX_CPUS, Mfn};
+use hv_core::console::Console;
+use hv_core::event::{self, PortTable};
+use hv_core::sched::Scheduler;
+use hv_core::space::{self, HypervisorSlots, Region};
+use hv_core::time::{Clock, Scale, VmClock};
+use hv_core::vm::{Build, Builder, Built, ChannelEnd, Origin, SystemImage, VmSource, claim_channel};
+use protocol::manifest::{Manifest, OnCrash, VmManifest};
+use protocol::record::{Record, Started};
+use protocol::{SpaceId, VcpuId, VmId, flags};
+
+use super::cpu::Cpu;
+use super::line::Line;
+use super::lock::Lock;
+use super::machine::{self, Machine, Shape, Vm, machine};
+use super::memory::{self, Memory};
+use super::run;
+use super::vcpu::Vcpu;
+
+/// What the hypervisor does, from first to last.
+pub(super) fn main(boot: &'static BootInfo) -> ! {
+    let features = check_cpu();
+    let memory = memory::set_up(boot);
+    bring_up(CpuId(0), features);
+    let image = load_image(boot);
+    pic::silence();
+    let apic_clock = time::learn().unwrap_or_else(|error| boot::refuse(error));
+    timer::start(features, apic_clock);
+    let machine = set_up(boot, features, apic_clock, memory, image);
+    build_all(machine);
+    start_processors(boot, machine);
+    route_serial(boot);
+    announce(boot, machine);
+    heap::seal();
+    run::start(super::cpu::own())
+}
+
+/// Refuses a machine that lacks what the hypervisor cannot do without.
+fn check_cpu() -> Features {
+    let features = Features::detect();
+    if let Err(missing) = features.check_required() {
+        boot::refuse(format_args!("this CPU has no {}, which the hypervisor needs", missing.0));
+    }
+    features
+}
+
+/// Loads this CPU's own state and checks it as the hardware reports it.
+fn bring_up(cpu: CpuId, features: Features) {
+    let table = local::bring_up(cpu, features);
+    for assertion in assertions::check(features, table.iter().map(|gate| gate.ring()), &[3]) {
+        if !assertion.holds {
+            boot::refuse(format_args!("start-up check failed on CPU {}: {}", cpu.0, assertion.name));
+        }
+    }
+    local_apic::enable(features);
+    local::set_apic_id(cpu, local_apic::id());
+}
+
+/// Checks the system image.
+fn load_image(boot: &'static BootInfo) -> &'static SystemImage<'static> {
+    if boot.module().is_empty() {
+        boot::refuse("no system image: the loader passed no module");
+    }
+    match SystemImage::parse(boot.module()) {
+        Ok(image) => Box::leak(Box::new(image)),
+        Err(error) => boot::refuse(format_args!("the system image is refused: {error}")),
+    }
+}
+
+/// Makes the machine out of its parts.
+fn set_up(
+    boot: &BootInfo,
+    features: Features,
+    apic_clock: &time::Clock,
+    memory: Memory,
+    image: &'static SystemImage<'static>,
+) -> &'static Machine {
+    let Some(scale) = Scale::new(apic_clock.tsc_hz) else {
+        boot::refuse("the time-stamp counter's frequency makes no sense");
+    };
+    let clock = Clock::new(scale, boot.started_tsc());
+    let manifest = image.manifest();
+    let cpus = boot.topology().map_or(1, |topology| topology.cpus().len()).clamp(1, MAX_CPUS);
+    let vm_count = u32::try_from(manifest.vms.len()).unwrap_or(0);
+    let slots = mmu::own::slots(memory.root);
+    let tables = space::Machine { frames: &memory.frames, tables: &machine::DIRECT };
+    let regions: Vec<Region> = manifest
+        .channels
+        .iter()
+        .map(|channel| {
+            claim_channel(tables, channel.frames).unwrap_or_else(|error| boot::refuse(error))
+        })
+        .collect();
+    let ends: Vec<&'static [ChannelEnd<'static>]> =
+        (0..vm_count).map(|vm| channel_ends(manifest, &regions, vm)).collect();
+    let mut vcpus = Vec::new();
+    let vms = manifest
+        .vms
+        .iter()
+        .zip(0..)
+        .zip(&ends)
+        .map(|((entry, number), ends)| make_vm(entry, number, ends, manifest, &mut vcpus, clock))
+        .collect();
+    machine::install(Machine {
+        frames: memory.frames,
+        vms,
+        vcpus: vcpus.into_boxed_slice(),
+        cpus: (0..u32::try_from(cpus).unwrap_or(1)).map(|id| Cpu::new(CpuId(id))).collect(),
+        scheduler: Lock::new(Scheduler::new(cpus, vm_count)),
+        line: Lock::new(Line::new(Console::new(vm_count), Serial::start())),
+        clock: super::clock::Clock(clock),
+        fpu: if features.contains(Features::XSAVE) { fpu::Method::Xsave } else { fpu::Method::Fxsave },
+        features: guest_features(features),
+        root: memory.root,
+        slots,
+        image,
+        ends: ends.into_boxed_slice(),
+        ending: AtomicU32::new(0),
+        live: AtomicU32::new(vm_count),
+        failed: AtomicU32::new(0),
+    })
+}
+
+/// What guests can use.
+fn guest_features(features: Features) -> flags::Features {
+    let pairs = [
+        (Features::FSGSBASE, flags::Features::FSGSBASE),
+        (Features::UMIP, flags::Features::UMIP),
+        (Features::AVX, flags::Features::AVX),
+        (Features::XSAVE, flags::Features::XSAVE),
+    ];
+    pairs
+        .into_iter()
+        .filter(|(here, _)| features.contains(*here))
+        .fold(flags::Features::empty(), |all, (_, offered)| all | offered)
+}
+
+/// The channel ends of a VM, in the order of the manifest.
+fn channel_ends(manifest: &'static Manifest, regions: &[Region], vm: u32) -> &'static [ChannelEnd<'static>] {
+    let mut ends = Vec::new();
+    for (channel, region) in manifest.channels.iter().zip(regions) {
+        let [first, second] = channel.ends;
+        for (side, own, peer) in [(0, first, second), (1, second, first)] {
+            if own == vm {
+                ends.push(ChannelEnd { name: channel.name.as_str(), region: *region, peer: VmId(peer), side });
+            }
+        }
+    }
+    ends.leak()
+}
+
+/// The same channel at its other end: its index there.
+fn peer_index(manifest: &Manifest, name: &str, peer: u32) -> u32 {
+    let of_peer = manifest.channels.iter().filter(|channel| channel.ends.contains(&peer));
+    of_peer.zip(0_u32..).find(|(channel, _)| channel.name == name).map_or(0, |(_, index)| index)
+}
+
+/// Makes a VM that has no memory yet, and its vCPUs.
+fn make_vm(
+    entry: &VmManifest,
+    number: u32,
+    ends: &[ChannelEnd<'_>],
+    manifest: &Manifest,
+    vcpus: &mut Vec<Vcpu>,
+    clock: Clock,
+) -> Vm {
+    let first_vcpu = vcpus.len();
+    let index = usize::try_from(number).unwrap_or(0);
+    for vcpu in 0..entry.vcpus {
+        vcpus.push(Vcpu::new(vcpus.len(), index, VcpuId(vcpu)));
+    }
+    let channels: Vec<event::ChannelEnd> = ends
+        .iter()
+        .map(|end| event::ChannelEnd {
+            peer: end.peer,
+            peer_channel: peer_index(manifest, end.name, end.peer.0),
+        })
+        .collect();
+    Vm::new(Shape {
+        id: VmId(number),
+        label: entry.label,
+        first_vcpu,
+        vcpu_count: vcpus.len().saturating_sub(first_vcpu),
+        restarts: match entry.on_crash {
+            OnCrash::Restart(times) => times,
+            OnCrash::Stop | OnCrash::HaltAll => 0,
+        },
+        ports: PortTable::new(VmId(number), entry.vcpus, &channels),
+        clock: VmClock::starting_at(clock, hv_arch::cpu::read_tsc()),
+    })
+}
+
+/// Builds all VMs from the image.
+fn build_all(machine: &'static Machine) {
+    for vm in &machine.vms {
+        let mut builder = match builder(vm, Origin::Free, &machine.slots) {
+            Ok(builder) => builder,
+            Err(error) => boot::refuse(format_args!("VM {} cannot be built: {error}", vm.name())),
+        };
+        loop {
+            match builder.step(machine.memory()) {
+                Ok(Build::Again) => {}
+                Ok(Build::Done) => break,
+                Err(error) => boot::refuse(format_args!("VM {} cannot be built: {error}", vm.name())),
+            }
+        }
+        if let Some(built) = builder.finish() {
+            launch(vm, built);
+        }
+    }
+}
+
+/// A builder for a VM.
+pub(super) fn builder(
+    vm: &'static Vm,
+    origin: Origin,
+    slots: &HypervisorSlots,
+) -> Result<Builder<'static>, hv_core::vm::BuildError> {
+    let index = usize::try_from(vm.id.0).unwrap_or(usize::MAX);
+    let image = machine().image;
+    let (Some(manifest), Some(channels)) = (image.manifest().vms.get(index), machine().ends.get(index)) else {
+        super::panic::broken("V3", "a VM that the manifest does not name");
+    };
+    Builder::new(
+        machine().memory(),
+        VmSource {
+            vm: vm.id,
+            manifest,
+            image: image.bytes(),
+            channels,
+            slots: *slots,
+            features: machine().features.bits(),
+            origin,
+        },
+    )
+}
+
+/// Gives a VM the memory that was built for it and makes its first vCPU ready.
+pub(super) fn launch(vm: &'static Vm, mut built: Built) {
+    let clock = VmClock::starting_at(machine().clock.0, hv_arch::cpu::read_tsc());
+    *vm.clock.lock() = clock;
+    mmu::direct::write_time_page(built.time_page, &clock.page(0, 0).page);
+    vm.ports.lock().reset();
+    for (vcpu, page) in vm.vcpus().iter().zip(built.vcpu_pages) {
+        vcpu.set_page(page.unwrap_or(Mfn(0)));
+        vcpu.page().replace_mask(true);
+        vcpu.clear_handlers();
+        vcpu.trace.clear();
+        if let Ok(roots) = built.memory.enter(SpaceId::FIRST) {
+            vcpu.set_space(SpaceId::FIRST, roots);
+        }
+        vcpu.prepare(Registers::start(built.entry.0, built.stack.0, built.start_info.0));
+    }
+    vm.replace_memory(Some(built.memory));
+    let index = usize::try_from(vm.id.0).unwrap_or(usize::MAX);
+    let entry = machine().image.manifest().vms.get(index);
+    let (weight, cap) = entry.map_or((100, 0), |entry| (entry.weight, entry.cap_percent));
+    machine().line.lock().console.open(vm.id, vm.name());
+    let count = u32::try_from(vm.vcpu_count).unwrap_or(0);
+    let mut scheduler = machine().scheduler.lock();
+    let added = scheduler.add_vm(vm.id, count, weight, cap);
+    let now = machine().clock.now();
+    let started = scheduler.start(hv_core::sched::VcpuKey::new(vm.id, VcpuId(0)), now);
+    drop(scheduler);
+    if added.is_err() {
+        super::panic::broken("V4", "a VM that was there already was launched");
+    }
+    if let Ok(Some(on)) = started
+        && IS_RUNNING.load(Ordering::Acquire)
+    {
+        run::interrupt(on);
+    }
+}
+
+/// Whether guests run: before, no CPU waits to be interrupted.
+static IS_RUNNING: AtomicBool = AtomicBool::new(false);
+
+/// Starts the other processors; each waits for guests at once.
+fn start_processors(boot: &BootInfo, machine: &'static Machine) {
+    IS_RUNNING.store(true, Ordering::Release);
+    let Ok(topology) = boot.topology() else {
+        return;
+    };
+    let own = local_apic::id();
+    let others = topology.cpus().iter().filter(|apic| **apic != own);
+    for (apic_id, cpu) in others.zip(machine.cpus.iter().skip(1)) {
+        if !local::start_processor(boot, *apic_id, cpu.id, machine.root, processor) {
+            machine.line.lock().say(format_args!("CPU with APIC id {apic_id} does not answer; it stays off"));
+        }
+    }
+}
+
+/// What another processor runs.
+extern "C" fn processor(number: u32) -> ! {
+    let features = Features::detect();
+    bring_up(CpuId(number), features);
+    if let Some(clock) = time::known() {
+        timer::start(features, clock);
+    }
+    run::start(super::cpu::own())
+}
+
+/// Has the serial line interrupt this CPU.
+fn route_serial(boot: &BootInfo) {
+    if let Ok(topology) = boot.topology() {
+        io_apic::mask_all(topology);
+        io_apic::route(topology, serial::ISA_LINE, vector::SERIAL, local_apic::id());
+    }
+    machine().line.lock().listen();
+}
+
+/// Says what runs.
+fn announce(boot: &BootInfo, machine: &Machine) {
+    let time_ns = machine.clock.now();
+    let cpus = u32::try_from(machine.cpus.len()).unwrap_or(0);
+    let mut line = machine.line.lock();
+    line.say(format_args!(
+        "Cloister {} on {cpus} CPUs, started by {}: system {}, {} VMs; Ctrl-] switches consoles",
+        env!("CARGO_PKG_VERSION"),
+        boot.loader(),
+        machine.image.manifest().name,
+        machine.vms.len()
+    ));
+    line.record(&Record::Started(Started { cpus, time_ns }));
+}

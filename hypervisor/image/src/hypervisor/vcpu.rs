@@ -1,0 +1,345 @@
+//! A virtual CPU. What its own CPU touches on every entry are atomics (nobody else writes them while
+//! it runs); what a switch saves is behind a lock, which also keeps a CPU that chose the vCPU from
+//! loading it before the last one has saved it.
+
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use hv_arch::guest::fpu;
+use hv_arch::guest::page::SharedPage;
+use hv_arch::guest::segments::{self, Selectors};
+use hv_arch::guest::Registers;
+use hv_arch::mmu;
+use hv_core::abi::native::debug::DebugRegisters;
+use hv_core::abi::native::entry::Mode;
+use hv_core::abi::native::traps::HANDLERS;
+use hv_core::addr::{CpuId, Mfn};
+use hv_core::space::Roots;
+use protocol::{SpaceId, VcpuId};
+
+use super::lock::Lock;
+use super::machine::{Vm, machine};
+
+/// Where a vCPU is, as senders of events need to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Presence {
+    /// Loaded on a CPU.
+    Running(CpuId),
+    /// Waiting for a CPU, or stopped: it looks for events when it starts.
+    Away,
+    /// Sleeping until something wakes it.
+    Blocked,
+}
+
+const AWAY: u32 = 0x100;
+const BLOCKED: u32 = 0x200;
+/// The vCPU's VM has no memory.
+const NO_SPACE: u32 = u32::MAX;
+
+/// A virtual CPU.
+#[derive(Debug)]
+pub(super) struct Vcpu {
+    /// Index among all vCPUs; the scheduler's key.
+    pub(super) index: usize,
+    /// Index of its VM.
+    pub(super) vm: usize,
+    /// Its number in the VM.
+    pub(super) id: VcpuId,
+    page: AtomicU64,
+    user_mode: AtomicBool,
+    kernel_root: AtomicU64,
+    user_root: AtomicU64,
+    space: AtomicU32,
+    other_gs: AtomicU64,
+    presence: AtomicU32,
+    has_breakpoints: AtomicBool,
+    stopping: AtomicBool,
+    handlers: [AtomicU64; HANDLERS],
+    /// The last calls, for the report of a crash.
+    pub(super) trace: Trace,
+    /// Debug registers.
+    pub(super) debug: Lock<DebugRegisters>,
+    /// What a switch saves.
+    pub(super) saved: Lock<Saved>,
+}
+
+/// State of a vCPU that is not loaded. This is the whole list: a register that is not here is either
+/// the same for all guests or not usable by any.
+#[derive(Debug)]
+pub(super) struct Saved {
+    pub(super) registers: Registers,
+    selectors: Selectors,
+    fs_base: u64,
+    gs_base: u64,
+    fpu: fpu::State,
+}
+
+impl Saved {
+    const INITIAL: Saved = Saved {
+        registers: Registers::ZERO,
+        selectors: Selectors::NULL,
+        fs_base: 0,
+        gs_base: 0,
+        fpu: fpu::State::INITIAL,
+    };
+}
+
+impl Vcpu {
+    /// A stopped vCPU.
+    pub(super) fn new(index: usize, vm: usize, id: VcpuId) -> Vcpu {
+        Vcpu {
+            index,
+            vm,
+            id,
+            page: AtomicU64::new(0),
+            user_mode: AtomicBool::new(false),
+            kernel_root: AtomicU64::new(0),
+            user_root: AtomicU64::new(0),
+            space: AtomicU32::new(NO_SPACE),
+            other_gs: AtomicU64::new(0),
+            presence: AtomicU32::new(AWAY),
+            has_breakpoints: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            handlers: [const { AtomicU64::new(0) }; HANDLERS],
+            trace: Trace::new(),
+            debug: Lock::new(DebugRegisters::INITIAL),
+            saved: Lock::new(Saved::INITIAL),
+        }
+    }
+
+    /// The VM that it belongs to.
+    #[inline(always)]
+    pub(super) fn vm(&self) -> &'static Vm {
+        match machine().vms.get(self.vm) {
+            Some(vm) => vm,
+            None => super::panic::broken("V1", "a vCPU without a VM"),
+        }
+    }
+
+    /// The page that it shares with its guest.
+    #[inline(always)]
+    pub(super) fn page(&self) -> SharedPage {
+        SharedPage::new(Mfn(self.page.load(Ordering::Relaxed)))
+    }
+
+    /// Tells it which frame its shared page is.
+    pub(super) fn set_page(&self, frame: Mfn) {
+        self.page.store(frame.0, Ordering::Relaxed);
+        self.page().set_number(self.id.0);
+    }
+
+    /// Which half of it runs.
+    #[inline(always)]
+    pub(super) fn mode(&self) -> Mode {
+        if self.user_mode.load(Ordering::Relaxed) { Mode::User } else { Mode::Kernel }
+    }
+
+    /// The space that it runs in.
+    pub(super) fn space(&self) -> SpaceId {
+        SpaceId(self.space.load(Ordering::Relaxed))
+    }
+
+    /// Takes its space away, when its VM ends; nothing if it had none.
+    pub(super) fn take_space(&self) -> Option<SpaceId> {
+        let space = self.space.swap(NO_SPACE, Ordering::Relaxed);
+        (space != NO_SPACE).then_some(SpaceId(space))
+    }
+
+    /// Makes a space its own; loads it when the vCPU is.
+    pub(super) fn set_space(&self, space: SpaceId, roots: Roots) {
+        self.space.store(space.0, Ordering::Relaxed);
+        self.kernel_root.store(roots.kernel.0, Ordering::Relaxed);
+        self.user_root.store(roots.user.0, Ordering::Relaxed);
+    }
+
+    /// Loads the root of its space and mode.
+    #[inline(always)]
+    pub(super) fn load_root(&self) {
+        let root = match self.mode() {
+            Mode::Kernel => &self.kernel_root,
+            Mode::User => &self.user_root,
+        };
+        mmu::load_root(Mfn(root.load(Ordering::Relaxed)));
+    }
+
+    /// Goes to the other mode: its root, its GS base. The vCPU must be loaded.
+    #[inline(always)]
+    pub(super) fn change_mode(&self, mode: Mode) {
+        self.user_mode.store(mode == Mode::User, Ordering::Relaxed);
+        self.load_root();
+        let leaving = segments::guest_gs_base();
+        segments::set_guest_gs_base(self.other_gs.load(Ordering::Relaxed));
+        self.other_gs.store(leaving, Ordering::Relaxed);
+    }
+
+    /// The GS base of the mode that does not run.
+    pub(super) fn other_gs(&self) -> u64 {
+        self.other_gs.load(Ordering::Relaxed)
+    }
+
+    /// Sets the GS base of the mode that does not run.
+    pub(super) fn set_other_gs(&self, base: u64) {
+        self.other_gs.store(base, Ordering::Relaxed);
+    }
+
+    /// A handler's address, or 0.
+    #[inline(always)]
+    pub(super) fn handler(&self, index: usize) -> u64 {
+        self.handlers.get(index).map_or(0, |handler| handler.load(Ordering::Relaxed))
+    }
+
+    /// Installs a handler.
+    pub(super) fn set_handler(&self, index: usize, address: u64) {
+        if let Some(handler) = self.handlers.get(index) {
+            handler.store(address, Ordering::Relaxed);
+        }
+    }
+
+    /// Where it is.
+    pub(super) fn presence(&self) -> Presence {
+        match self.presence.load(Ordering::SeqCst) {
+            AWAY => Presence::Away,
+            BLOCKED => Presence::Blocked,
+            cpu => Presence::Running(CpuId(cpu)),
+        }
+    }
+
+    /// Notes where it is.
+    pub(super) fn set_presence(&self, presence: Presence) {
+        let value = match presence {
+            Presence::Running(cpu) => cpu.0,
+            Presence::Away => AWAY,
+            Presence::Blocked => BLOCKED,
+        };
+        self.presence.store(value, Ordering::SeqCst);
+    }
+
+    /// Whether another vCPU waits for this one to stop.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// Notes whether another vCPU waits for this one to stop.
+    pub(super) fn set_stopping(&self, stopping: bool) {
+        self.stopping.store(stopping, Ordering::SeqCst);
+    }
+
+    /// Gives it the state of a vCPU that starts at an entry.
+    pub(super) fn prepare(&self, registers: Registers) {
+        self.user_mode.store(false, Ordering::Relaxed);
+        self.other_gs.store(0, Ordering::Relaxed);
+        self.set_debug(DebugRegisters::INITIAL);
+        let mut saved = self.saved.lock();
+        *saved = Saved::INITIAL;
+        saved.registers = registers;
+    }
+
+    /// Takes over the handlers of the vCPU that starts this one.
+    pub(super) fn copy_handlers(&self, from: &Vcpu) {
+        for (own, other) in self.handlers.iter().zip(&from.handlers) {
+            own.store(other.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+
+    /// Forgets all handlers.
+    pub(super) fn clear_handlers(&self) {
+        for handler in &self.handlers {
+            handler.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Sets the debug registers; they are in force from the next time that it is loaded.
+    pub(super) fn set_debug(&self, registers: DebugRegisters) {
+        *self.debug.lock() = registers;
+        self.has_breakpoints.store(registers.is_active(), Ordering::Relaxed);
+    }
+
+    /// Saves the loaded state.
+    pub(super) fn save(&self, saved: &mut Saved, registers: &Registers) {
+        saved.registers = *registers;
+        saved.selectors = Selectors::read();
+        saved.fs_base = segments::fs_base();
+        saved.gs_base = segments::guest_gs_base();
+        saved.fpu.save(machine().fpu);
+        if self.has_breakpoints.load(Ordering::Relaxed) {
+            hv_arch::cpu::disarm_breakpoints();
+        }
+    }
+
+    /// Loads the saved state, and its root.
+    pub(super) fn load(&self, registers: &mut Registers) {
+        let saved = self.saved.lock();
+        *registers = saved.registers;
+        saved.selectors.load();
+        segments::set_fs_base(saved.fs_base);
+        segments::set_guest_gs_base(saved.gs_base);
+        saved.fpu.load(machine().fpu);
+        drop(saved);
+        self.load_debug();
+        self.load_root();
+    }
+
+    /// Loads the debug registers, if any breakpoint is on.
+    pub(super) fn load_debug(&self) {
+        if self.has_breakpoints.load(Ordering::Relaxed) {
+            hv_arch::guest::load_breakpoints(&self.debug.lock());
+        }
+    }
+}
+
+/// Calls that a report shows.
+const TRACED: usize = 16;
+
+/// A ring of the last calls. Written by the vCPU's own CPU only.
+#[derive(Debug)]
+pub(super) struct Trace {
+    next: AtomicU32,
+    calls: [[AtomicU64; 4]; TRACED],
+}
+
+impl Trace {
+    fn new() -> Trace {
+        Trace {
+            next: AtomicU32::new(0),
+            calls: [const { [const { AtomicU64::new(u64::MAX) }; 4] }; TRACED],
+        }
+    }
+
+    /// Notes a call before it is made: number and two arguments.
+    #[inline(always)]
+    pub(super) fn begin(&self, number: u64, first: u64, second: u64) {
+        let slot = self.next.load(Ordering::Relaxed);
+        self.next.store(slot.wrapping_add(1), Ordering::Relaxed);
+        if let Some([a, b, c, _]) = self.calls.get(usize::try_from(slot).unwrap_or(0) % TRACED) {
+            a.store(number, Ordering::Relaxed);
+            b.store(first, Ordering::Relaxed);
+            c.store(second, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes what the last call returned.
+    #[inline(always)]
+    pub(super) fn end(&self, result: u64) {
+        let slot = self.next.load(Ordering::Relaxed).wrapping_sub(1);
+        if let Some([_, _, _, d]) = self.calls.get(usize::try_from(slot).unwrap_or(0) % TRACED) {
+            d.store(result, Ordering::Relaxed);
+        }
+    }
+
+    /// The calls, newest first: number, two arguments, result.
+    pub(super) fn newest_first(&self) -> impl Iterator<Item = [u64; 4]> + '_ {
+        let next = usize::try_from(self.next.load(Ordering::Relaxed)).unwrap_or(0);
+        (1..=TRACED)
+            .filter_map(move |back| self.calls.get(next.wrapping_sub(back) % TRACED))
+            .map(|call| call.each_ref().map(|word| word.load(Ordering::Relaxed)))
+            .filter(|call| call.first() != Some(&u64::MAX))
+    }
+
+    /// Forgets all calls.
+    pub(super) fn clear(&self) {
+        for call in &self.calls {
+            for word in call {
+                word.store(u64::MAX, Ordering::Relaxed);
+            }
+        }
+    }
+}

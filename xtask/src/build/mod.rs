@@ -1,0 +1,202 @@
+//! Builds hypervisor and guests with cargo and says where their files are.
+//!
+//! Each program is built by its own cargo call: features of a shared crate (an allocator in
+//! `protocol`, say) must not leak from one program into another.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, IsTerminal};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::error::{Context, Exit, Failure};
+use crate::system::Artifact;
+use crate::system::assemble::{Artifacts, Missing};
+use crate::tree;
+
+/// What hypervisor and guests are built for.
+pub const TARGET: &str = "x86_64-unknown-none";
+
+/// Optimised or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// `--release`.
+    Release,
+    /// The usual one.
+    Debug,
+}
+
+/// Builds programs, each once.
+#[derive(Debug)]
+pub struct Builder {
+    profile: Profile,
+    built: HashMap<Artifact, Result<PathBuf, Missing>>,
+}
+
+impl Builder {
+    /// A builder that has built nothing yet.
+    pub fn new(profile: Profile) -> Builder {
+        Builder {
+            profile,
+            built: HashMap::new(),
+        }
+    }
+
+    /// The hypervisor's ELF file.
+    pub fn hypervisor(&mut self) -> Result<PathBuf, Failure> {
+        match self.obtain(&Artifact::Package("hv".to_owned(), None)) {
+            Ok(path) => Ok(path),
+            Err(Missing::Absent(what) | Missing::Broken(what)) => Err(Failure::new(
+                Exit::Usage,
+                format_args!("error: the hypervisor was not built: {what}"),
+            )),
+        }
+    }
+
+    /// Builds a program with cargo in a folder.
+    fn cargo(
+        &self,
+        folder: &Path,
+        package: Option<&str>,
+        bin: Option<&str>,
+    ) -> Result<PathBuf, Missing> {
+        let mut command = Command::new("cargo");
+        command
+            .current_dir(folder)
+            .args(["build", "--target", TARGET, "--message-format=json-render-diagnostics"]);
+        if self.profile == Profile::Release {
+            command.arg("--release");
+        }
+        if let Some(package) = package {
+            command.args(["--package", package]);
+        }
+        if let Some(bin) = bin {
+            command.args(["--bin", bin]);
+        }
+        if std::env::var_os("DEFMT_LOG").is_none() {
+            command.env("DEFMT_LOG", "info");
+        }
+        let (good, executables) = run_cargo(&mut command)
+            .map_err(|failure| Missing::Broken(failure.message))?;
+        let named = package.or(bin).map_or_else(|| folder.display().to_string(), str::to_owned);
+        if !good {
+            let absent = package.is_some_and(|name| !workspace_has(folder, name));
+            return Err(if absent {
+                Missing::Absent(format!("no package of the workspace is named `{named}`"))
+            } else {
+                Missing::Broken(format!("`{named}` does not build"))
+            });
+        }
+        pick(executables, bin, package)
+            .ok_or_else(|| Missing::Absent(format!("`{named}` has no such program; `bin` names one")))
+    }
+}
+
+impl Artifacts for Builder {
+    fn obtain(&mut self, artifact: &Artifact) -> Result<PathBuf, Missing> {
+        if let Some(result) = self.built.get(artifact) {
+            return result.clone();
+        }
+        let result = match artifact {
+            Artifact::Package(package, bin) => {
+                self.cargo(&tree::root(), Some(package), bin.as_deref())
+            }
+            Artifact::Folder(folder, bin) => self.cargo(folder, None, bin.as_deref()),
+            Artifact::File(path) if path.is_file() => Ok(path.clone()),
+            Artifact::File(path) => {
+                Err(Missing::Absent(format!("there is no file `{}`", path.display())))
+            }
+        };
+        self.built.insert(artifact.clone(), result.clone());
+        result
+    }
+}
+
+/// Runs cargo: whether it went well, and the programs it made, with their names.
+fn run_cargo(command: &mut Command) -> Result<(bool, Vec<(String, PathBuf)>), Failure> {
+    if std::io::stderr().is_terminal() {
+        command.env("CARGO_TERM_COLOR", "always");
+    }
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cargo does not start")?;
+    let talk = child.stderr.take().map(|stderr| {
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                // One such line for each of many small builds tells nobody anything.
+                if !line.contains("Finished") {
+                    eprintln!("{line}");
+                }
+            }
+        })
+    });
+    let mut executables = Vec::new();
+    if let Some(stdout) = child.stdout.take() {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            executables.extend(executable(&line));
+        }
+    }
+    let status = child.wait().context("waiting for cargo")?;
+    if let Some(talk) = talk {
+        // The thread only prints; if it died, the build's result stands all the same.
+        let _ = talk.join();
+    }
+    Ok((status.success(), executables))
+}
+
+/// The program that a line of cargo's messages tells about, with its name.
+fn executable(line: &str) -> Option<(String, PathBuf)> {
+    let message: Value = serde_json::from_str(line).ok()?;
+    if message.get("reason")?.as_str()? != "compiler-artifact" {
+        return None;
+    }
+    let path = message.get("executable")?.as_str()?;
+    let name = message.get("target")?.get("name")?.as_str()?;
+    Some((name.to_owned(), PathBuf::from(path)))
+}
+
+/// The program that is meant: the one named, or the only one, or the one named like its package.
+fn pick(
+    executables: Vec<(String, PathBuf)>,
+    bin: Option<&str>,
+    package: Option<&str>,
+) -> Option<PathBuf> {
+    let wanted = bin.or(if executables.len() > 1 { package } else { None });
+    executables
+        .into_iter()
+        .find(|(name, _)| wanted.is_none_or(|wanted| name == wanted))
+        .map(|(_, path)| path)
+}
+
+/// Whether the workspace of a folder has a package of that name. Only asked after a failure.
+fn workspace_has(folder: &Path, name: &str) -> bool {
+    packages(folder).is_none_or(|packages| packages.iter().any(|package| package == name))
+}
+
+/// The names of a workspace's packages, if cargo tells.
+fn packages(folder: &Path) -> Option<Vec<String>> {
+    let metadata = metadata(folder, &["--no-deps"])?;
+    let packages = metadata.get("packages")?.as_array()?;
+    Some(
+        packages
+            .iter()
+            .filter_map(|package| package.get("name")?.as_str().map(str::to_owned))
+            .collect(),
+    )
+}
+
+/// What `cargo metadata` says.
+pub fn metadata(folder: &Path, arguments: &[&str]) -> Option<Value> {
+    let output = Command::new("cargo")
+        .current_dir(folder)
+        .args(["metadata", "--format-version", "1"])
+        .args(arguments)
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    serde_json::from_slice(&output.stdout).ok()
+}

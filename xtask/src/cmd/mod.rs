@@ -1,0 +1,137 @@
+//! The commands of `cargo xtask`, one file each.
+
+pub mod bench;
+pub mod doctor;
+pub mod header;
+pub mod image;
+pub mod lint;
+pub mod log;
+pub mod new;
+pub mod reference;
+pub mod run;
+pub mod test;
+
+use std::path::{Path, PathBuf};
+
+use crate::build::{Builder, Profile};
+use crate::decode::Programs;
+use crate::error::{Context, Exit, Failure};
+use crate::pack;
+use crate::system::assemble::{Assembly, assemble};
+use crate::system::document::{ConfigError, Place, Source};
+use crate::system::{self, System};
+use crate::{error::codes, tree};
+
+/// A system that can be booted.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The hypervisor's ELF file.
+    pub hypervisor: PathBuf,
+    /// The image file.
+    pub image: PathBuf,
+    /// The ELF files, for decoding.
+    pub programs: Programs,
+}
+
+/// The system of a name or path, parsed and checked.
+pub fn load(name: &str) -> Result<System, Failure> {
+    let path = system_path(name);
+    let shown = tree::shown(&path);
+    let source = |text| Source { file: &shown, text };
+    let text = std::fs::read_to_string(&path).map_err(|error| {
+        let place = Place::default();
+        let mut failure = source("").error(codes::FILE_UNREADABLE, &place, error.to_string());
+        let known = system_names();
+        if !known.is_empty() {
+            failure = failure.remedy(format!("name a file, or one of: {}", known.join(", ")));
+        }
+        refused(&[failure])
+    })?;
+    let stem = path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
+    let folder = path.parent().unwrap_or(Path::new("."));
+    system::parse(source(&text), &stem, folder).map_err(|errors| refused(&errors))
+}
+
+/// The file that a system's name means: a path if it looks like one.
+fn system_path(name: &str) -> PathBuf {
+    if name.contains('/') || name.ends_with(".toml") {
+        PathBuf::from(name)
+    } else {
+        tree::systems().join(format!("{name}.toml"))
+    }
+}
+
+/// The names of the systems that come with the checkout.
+pub fn system_names() -> Vec<String> {
+    let Ok(folder) = std::fs::read_dir(tree::systems()) else {
+        return Vec::new();
+    };
+    let mut names: Vec<String> = folder
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+        .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
+        .collect();
+    names.sort();
+    names
+}
+
+/// The failure of a system file.
+fn refused(errors: &[ConfigError]) -> Failure {
+    let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    Failure::new(Exit::SystemFile, texts.join("\n\n"))
+}
+
+/// Builds everything that a system is made of and checks it.
+pub fn build(system: &System, builder: &mut Builder, memory_mib: u64) -> Result<Assembly, Failure> {
+    assemble(system, builder, memory_mib).map_err(|errors| refused(&errors))
+}
+
+/// Builds a system and writes its image.
+pub fn prepare(
+    system: &System,
+    builder: &mut Builder,
+    memory_mib: u64,
+) -> Result<Prepared, Failure> {
+    let hypervisor = builder.hypervisor()?;
+    let assembly = build(system, builder, memory_mib)?;
+    let image = tree::work().join(format!("{}.img", system.name));
+    write(&image, &pack::pack(&assembly)?)?;
+    let names = assembly.manifest.vms.iter().map(|vm| vm.name.clone());
+    let vms: Vec<(String, Vec<PathBuf>)> = names.zip(assembly.programs).collect();
+    Ok(Prepared {
+        programs: Programs::new(&hypervisor, &vms),
+        hypervisor,
+        image,
+    })
+}
+
+/// The profile of a `--debug` flag.
+pub fn profile(debug: bool) -> Profile {
+    if debug { Profile::Debug } else { Profile::Release }
+}
+
+/// Writes a file, with the folders above it.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).context(folder.display())?;
+    }
+    std::fs::write(path, bytes).context(path.display())
+}
+
+/// Writes a generated file, or with `check` fails when it differs from what is there.
+pub fn generate(path: &Path, text: &str, check: bool) -> Result<(), Failure> {
+    if !check {
+        return write(path, text.as_bytes());
+    }
+    if std::fs::read_to_string(path).is_ok_and(|current| current == text) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Exit::Unmet,
+        format_args!(
+            "error: {} is not what the tables say\n  try: run this command without --check",
+            tree::shown(path)
+        ),
+    ))
+}

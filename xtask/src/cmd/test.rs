@@ -1,0 +1,14 @@
+//! `test`.
+
+use clap::Args;
+
+use crate::error::{Exit, Failure};
+
+/// Arguments of `test`.
+#[derive(Debug, Args)]
+pub struct Options {}
+
+/// Runs the command.
+pub fn run(_options: &Options) -> Result<Exit, Failure> {
+    Err(Failure::usage("not there yet"))
+}

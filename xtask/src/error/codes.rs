@@ -1,0 +1,161 @@
+//! The stable codes of what xtask reports. `cargo xtask reference` writes a page for each into
+//! `docs/errors/`. Append only: a code keeps its meaning for ever.
+
+/// One code and what its page says.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Code {
+    /// Such as `HV-CFG-007`.
+    pub id: &'static str,
+    /// What is wrong, in a few words.
+    pub title: &'static str,
+    /// Why it is refused.
+    pub why: &'static str,
+    /// What to do; printed with the error unless it knows better.
+    pub remedy: &'static str,
+}
+
+/// Declares the codes as constants and as one list.
+macro_rules! codes {
+    ($($name:ident = $id:literal, $title:literal, $why:literal, $remedy:literal;)*) => {
+        $(
+            #[doc = $title]
+            pub const $name: &Code = &Code { id: $id, title: $title, why: $why, remedy: $remedy };
+        )*
+
+        /// Every code, in order.
+        pub const ALL: &[&Code] = &[$($name,)*];
+    };
+}
+
+codes! {
+    FILE_UNREADABLE = "HV-CFG-001", "the system file cannot be read",
+        "The path does not exist, is not a file, or may not be read.",
+        "check the path; a name without a slash means a file of guest-kernels/systems";
+    TOML = "HV-CFG-002", "the system file is not valid TOML",
+        "A system file is TOML 1.0. The line says where the reader stopped.",
+        "mend the line; texts stand in quotes, tables in [[vm]] brackets";
+    UNKNOWN_KEY = "HV-CFG-003", "unknown key",
+        "A key that nobody reads is a misspelling more often than not, so none is ignored.",
+        "correct or remove the key";
+    MISSING_KEY = "HV-CFG-004", "a key is missing",
+        "The table cannot be understood without this key.",
+        "add the key";
+    WRONG_TYPE = "HV-CFG-005", "wrong type of value",
+        "Each key takes one type of value: a text, a number, a list or a table.",
+        "give a value of the type that the message names";
+    BAD_VALUE = "HV-CFG-006", "value out of range",
+        "The value is outside what the hypervisor can build.",
+        "choose a value in the range that the message names";
+    KERNEL_MISSING = "HV-CFG-007", "the kernel does not exist",
+        "`kernel` names a package of this workspace, `crate` a folder with a Cargo.toml, `path` an ELF file; paths are relative to the system file.",
+        "correct the name or build the file first";
+    KERNEL_BUILD = "HV-CFG-008", "the kernel does not build",
+        "Cargo reported errors while building the package for x86_64-unknown-none.",
+        "mend what the compiler says above";
+    NOT_A_KERNEL = "HV-CFG-009", "not an ELF file for this machine",
+        "A guest kernel is a little-endian ELF64 file for x86-64.",
+        "build it for the target x86_64-unknown-none";
+    NOT_FIXED = "HV-CFG-010", "not an executable with fixed addresses",
+        "The hypervisor relocates nothing: a kernel must be ET_EXEC. A position-independent executable is ET_DYN.",
+        "link with --no-pie (the SDK's build script does)";
+    NO_NOTE = "HV-CFG-011", "no ABI note",
+        "A guest kernel says in an ELF note (section .note.cloister, owner Cloister, type 1) which wire version it was built for.",
+        "link guest-sdk's entry, or add the note (guest-sdk/c/cloister.h has CLOISTER_ABI_NOTE)";
+    ABI_VERSION = "HV-CFG-012", "ABI version mismatch",
+        "The hypervisor serves guests of its own major version and of the same or an older minor version.",
+        "rebuild the kernel with the SDK of this checkout";
+    OVERLAP = "HV-CFG-013", "segments overlap",
+        "Two segments lie in the same page, so it would need two contents or two protections.",
+        "align the segments in the linker script to 4096 bytes";
+    OUTSIDE = "HV-CFG-014", "a segment or the entry lies outside the kernel half",
+        "Kernels live from 0xffff880000000000 on, apart from what the hypervisor maps there itself; lower addresses belong to processes and to the hypervisor.",
+        "link at 0xffffffff80000000 (the SDK's linker script does)";
+    TOO_MUCH_MEMORY = "HV-CFG-015", "the machine has too little memory for the system",
+        "All memory of all VMs is taken when the system starts: nothing is overcommitted.",
+        "give the VMs less `memory`, or the machine more with --mem";
+    VM_TOO_SMALL = "HV-CFG-016", "the VM has too little memory for its kernel",
+        "Kernel, modules, first stack and shared pages must fit into the VM's own memory.",
+        "raise the VM's `memory`";
+    DUPLICATE = "HV-CFG-017", "duplicate name",
+        "Names tell VMs and channels apart, on the console and for the guests.",
+        "rename one of them";
+    CHANNEL_TO_NOBODY = "HV-CFG-018", "channel to nobody",
+        "Both ends of a channel are VMs of the same system file.",
+        "use the `name` of a [[vm]]";
+    CHANNEL_TO_SELF = "HV-CFG-019", "channel of a VM to itself",
+        "A channel connects two VMs; within one VM, memory is shared already.",
+        "name two different VMs";
+    LABELS = "HV-CFG-020", "the labels forbid the channel",
+        "A channel carries data both ways, so each VM's label must allow flow to the other's: secrecy may not fall, integrity not rise.",
+        "give both VMs the same label, or leave the channel out";
+    TOO_MANY = "HV-CFG-021", "too many of them",
+        "The hypervisor's tables have fixed sizes, so that nobody can fill them at another's cost.",
+        "split the system";
+    BAD_NAME = "HV-CFG-022", "bad name",
+        "Names are 1 to 31 bytes of a-z, A-Z, 0-9, - and _, so that a console line cannot be forged with one.",
+        "choose such a name";
+    MODULE = "HV-CFG-023", "a module cannot be had",
+        "`program` names a package of this workspace, `crate` a folder with a Cargo.toml, `path` any file; paths are relative to the system file.",
+        "correct the name or make the file first";
+    SOURCE = "HV-CFG-024", "one source is needed",
+        "A kernel or module comes from exactly one place.",
+        "keep one of the keys";
+    TEST_TABLE = "HV-CFG-025", "the [test] table cannot be used",
+        "What it names does not exist or cannot hold.",
+        "correct the table";
+    TARGET_MISSING = "HV-HOST-001", "the Rust target is missing",
+        "Hypervisor and guests are built for x86_64-unknown-none.",
+        "rustup target add x86_64-unknown-none";
+    QEMU_MISSING = "HV-HOST-002", "QEMU is missing",
+        "Systems are booted in qemu-system-x86_64; no virtualization hardware is needed.",
+        "install qemu-system-x86 with the system's package manager, or set QEMU to the program";
+    QEMU_BROKEN = "HV-HOST-003", "QEMU does not start",
+        "The program was found but ended before the machine ran.",
+        "look at its message above; `cargo xtask doctor` says which program it is";
+    TOOL_MISSING = "HV-HOST-004", "a tool is missing",
+        "The command needs a program that is not installed.",
+        "run the command that `cargo xtask doctor` prints";
+    MACHINE_RESET = "HV-RUN-001", "the machine reset",
+        "QEMU ended by itself: a triple fault, which is a defect of the hypervisor.",
+        "run again with --debug, or report it with the console's last lines";
+    TIMED_OUT = "HV-RUN-002", "the time was over",
+        "The run did not end within --timeout seconds.",
+        "look at the last lines; give more time if the host is slow";
+    UNMET = "HV-RUN-003", "an expected text was not seen",
+        "The system ended (or the time was over) before every --expect text appeared.",
+        "compare the texts with the lines above; a line begins with [name] of its VM";
+    REFUSED = "HV-RUN-004", "the hypervisor refused the machine or the image",
+        "The CPU lacks a feature that the hypervisor needs, or the image is damaged; the line above says which.",
+        "choose another --cpu, or write the image again";
+    VM_EXCEPTION = "HV-VM-001", "a VM died of an exception without a handler",
+        "The guest kernel ran into an exception and had installed no handler for its vector.",
+        "look at the instruction and source line of the report; install a handler with trap_table_set";
+    VM_PAGE_FAULT = "HV-VM-002", "a VM died of a page fault without a handler",
+        "The guest touched an address that is not mapped for this access and had installed no handler for vector 14.",
+        "look at the address and the page walk of the report; map the page or install a handler";
+    VM_STACK = "HV-VM-003", "a VM died because a handler's frame could not be written",
+        "The frame of an exception, system call or event is written on the kernel stack, and the memory there is not mapped for writing (a stack overflow, mostly).",
+        "give the kernel a larger stack; kernel_stack of the vCPU page must point to mapped memory";
+    VM_SYSCALL = "HV-VM-004", "a VM died of a system call without an entry",
+        "User mode executed syscall and the kernel had set no entry for system calls.",
+        "set one with entry_points_set";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ALL;
+
+    #[test]
+    fn codes_are_unique_and_their_words_are_complete() {
+        for (index, code) in ALL.iter().enumerate() {
+            assert!(
+                ALL.iter().skip(index + 1).all(|other| other.id != code.id),
+                "{} stands twice",
+                code.id
+            );
+            assert!(code.why.ends_with('.'), "{}: {}", code.id, code.why);
+            assert!(!code.title.ends_with('.'), "{}", code.id);
+            assert!(!code.remedy.ends_with('.'), "{}", code.id);
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Writes a system image as `protocol::image` lays it out: header, manifest, page-aligned payloads.
+
+use protocol::image::{FORMAT, ImageHeader, MAGIC, crc32};
+use protocol::layout::PAGE_SIZE;
+use protocol::manifest::Manifest;
+use zerocopy::IntoBytes;
+use zerocopy::little_endian::{U16, U32, U64};
+
+use crate::error::{Context, Failure};
+use crate::system::assemble::Assembly;
+
+/// The image of an assembly.
+pub fn pack(assembly: &Assembly) -> Result<Vec<u8>, Failure> {
+    let header_bytes = size_of::<ImageHeader>() as u64;
+    // Offsets are stored in as many bytes as they need, so the manifest's length depends on where
+    // the payloads begin: leave room for the longest form of each.
+    let longest = encode(&placed(&assembly.manifest, |_| u64::MAX))?.len() as u64;
+    let mut offsets = Vec::new();
+    let mut end = (header_bytes + longest).next_multiple_of(PAGE_SIZE);
+    for payload in &assembly.payloads {
+        offsets.push(end);
+        end = (end + payload.len() as u64).next_multiple_of(PAGE_SIZE);
+    }
+    let manifest = encode(&placed(&assembly.manifest, |index| {
+        let offset = usize::try_from(index).ok().and_then(|i| offsets.get(i));
+        offset.copied().unwrap_or(u64::MAX)
+    }))?;
+    let mut body = manifest.clone();
+    for (payload, offset) in assembly.payloads.iter().zip(&offsets) {
+        body.resize(body_index(*offset - header_bytes), 0);
+        body.extend_from_slice(payload);
+    }
+    body.resize(body_index(end - header_bytes), 0);
+    let mut image = header(&body, manifest.len() as u64).as_bytes().to_vec();
+    image.extend(body);
+    Ok(image)
+}
+
+/// The header of a body.
+pub fn header(body: &[u8], manifest_bytes: u64) -> ImageHeader {
+    let mut header = ImageHeader {
+        magic: MAGIC,
+        format: U16::new(FORMAT),
+        reserved: U16::new(0),
+        header_checksum: U32::new(0),
+        image_bytes: U64::new((size_of::<ImageHeader>() + body.len()) as u64),
+        manifest_bytes: U64::new(manifest_bytes),
+        body_checksum: U32::new(crc32(0, body)),
+        reserved_end: U32::new(0),
+    };
+    header.header_checksum = U32::new(crc32(0, header.as_bytes()));
+    header
+}
+
+/// An index of a vector. This host's memory holds it, so it fits.
+fn body_index(offset: u64) -> usize {
+    usize::try_from(offset).unwrap_or(usize::MAX)
+}
+
+/// The manifest with every image offset replaced.
+fn placed(manifest: &Manifest, offset: impl Fn(u64) -> u64) -> Manifest {
+    let mut placed = manifest.clone();
+    for vm in &mut placed.vms {
+        for segment in &mut vm.segments {
+            segment.image_offset = offset(segment.image_offset);
+        }
+        for module in &mut vm.modules {
+            module.image_offset = offset(module.image_offset);
+        }
+    }
+    placed
+}
+
+/// The manifest's bytes.
+fn encode(manifest: &Manifest) -> Result<Vec<u8>, Failure> {
+    postcard::to_allocvec(manifest).context("packing the manifest")
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::flags::MapFlags;
+    use protocol::image::{ImageHeader, crc32};
+    use protocol::manifest::{Manifest, OnCrash, Segment, VmManifest};
+    use zerocopy::{FromBytes, IntoBytes};
+
+    use super::pack;
+    use crate::system::assemble::Assembly;
+
+    fn assembly() -> Assembly {
+        let segment = |index: u64| Segment {
+            address: 0xffff_ffff_8000_0000 + (index << 16),
+            image_offset: index,
+            file_bytes: 5000,
+            memory_bytes: 9000,
+            flags: MapFlags::WRITE,
+        };
+        Assembly {
+            manifest: Manifest {
+                name: "one".into(),
+                vms: vec![VmManifest {
+                    name: "a".into(),
+                    abi: protocol::version::CURRENT,
+                    entry: 0,
+                    memory_frames: 100,
+                    pool_frames: 10,
+                    vcpus: 1,
+                    weight: 1,
+                    cap_percent: 0,
+                    label: protocol::label::Label::default(),
+                    on_crash: OnCrash::Stop,
+                    command_line: String::new(),
+                    segments: vec![segment(0), segment(1)],
+                    modules: Vec::new(),
+                }],
+                channels: Vec::new(),
+            },
+            payloads: vec![vec![1; 5000], vec![2; 5000]],
+            programs: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_image_reads_back_with_page_aligned_payloads_and_right_checksums() {
+        let image = pack(&assembly()).unwrap();
+        let (header, body) = ImageHeader::read_from_prefix(&image).unwrap();
+        assert_eq!(header.image_bytes.get(), image.len() as u64);
+        assert_eq!(header.body_checksum.get(), crc32(0, body));
+        let mut bare = header;
+        bare.header_checksum.set(0);
+        assert_eq!(header.header_checksum.get(), crc32(0, bare.as_bytes()));
+        let length = header.manifest_bytes.get() as usize;
+        let manifest: Manifest = postcard::from_bytes(&body[..length]).unwrap();
+        for (segment, fill) in manifest.vms[0].segments.iter().zip([1, 2]) {
+            let start = segment.image_offset as usize;
+            assert_eq!(start % 4096, 0);
+            assert!(image[start..start + 5000].iter().all(|byte| *byte == fill));
+        }
+    }
+}

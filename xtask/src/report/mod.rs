@@ -1,0 +1,207 @@
+//! Explains how a VM died: what the hypervisor recorded, with symbols, source lines, the
+//! instruction and the names of calls.
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt::Write;
+
+use iced_x86::{Decoder, DecoderOptions, Formatter, NasmFormatter};
+use protocol::call::CALLS;
+use protocol::handle::VmId;
+use protocol::record::{CallTrace, Crash, Register, WalkStep};
+use protocol::status::Status;
+
+use crate::decode::Programs;
+
+/// Names of the exceptions of the architecture (Intel SDM volume 3, table 6-1).
+const EXCEPTIONS: [&str; 22] = [
+    "division by zero",
+    "debug exception",
+    "non-maskable interrupt",
+    "breakpoint",
+    "overflow",
+    "bound exceeded",
+    "invalid instruction",
+    "FPU not available",
+    "double fault",
+    "coprocessor overrun",
+    "invalid task state",
+    "segment not present",
+    "stack-segment fault",
+    "general protection fault",
+    "page fault",
+    "reserved exception",
+    "x87 floating-point error",
+    "alignment check",
+    "machine check",
+    "SIMD floating-point error",
+    "virtualization exception",
+    "control protection",
+];
+
+/// The report, line by line, without the VM's name in front.
+pub fn lines(crash: &Crash<'_>, programs: &Programs) -> Vec<String> {
+    let mode = if crash.kernel_mode { "kernel" } else { "user" };
+    let mut lines = vec![
+        format!("died: {}: {}", crash.code, crash.reason),
+        format!("  where   vCPU {}, {mode} mode", crash.vcpu),
+    ];
+    if let Some(rip) = register(crash, "rip") {
+        lines.push(format!("  rip     {}", address(programs, crash.vm, rip)));
+        lines.extend(instruction(&crash.code_bytes, rip).map(|text| format!("  code    {text}")));
+    }
+    lines.extend(exception(crash).map(|text| format!("  cause   {text}")));
+    if !crash.page_walk.is_empty() {
+        lines.push(format!("  walk    {}", walk(&crash.page_walk)));
+    }
+    lines.extend(registers(&crash.registers));
+    lines.extend(calls(&crash.last_calls));
+    lines
+}
+
+/// A register's value.
+fn register(crash: &Crash<'_>, name: &str) -> Option<u64> {
+    let found = crash.registers.iter().find(|other| other.name == name);
+    found.map(|register| register.value)
+}
+
+/// An address with the symbol and line that lie there.
+fn address(programs: &Programs, vm: VmId, address: u64) -> String {
+    match programs.place(vm, address) {
+        Some(place) => format!("{address:#018x} {place}"),
+        None => format!("{address:#018x} (in none of the VM's programs)"),
+    }
+}
+
+/// The first instruction of some bytes.
+fn instruction(bytes: &[u8], rip: u64) -> Option<String> {
+    if bytes.is_empty() {
+        return Some("cannot be read at this address".to_owned());
+    }
+    let mut decoder = Decoder::with_ip(64, bytes, rip, DecoderOptions::NONE);
+    let instruction = decoder.decode();
+    if instruction.is_invalid() {
+        let text: Vec<String> = bytes.iter().take(8).map(|b| format!("{b:02x}")).collect();
+        return Some(format!("{} (no valid instruction)", text.join(" ")));
+    }
+    let mut text = String::new();
+    NasmFormatter::new().format(&instruction, &mut text);
+    Some(text)
+}
+
+/// What the exception says.
+fn exception(crash: &Crash<'_>) -> Option<String> {
+    let vector = crash.vector?;
+    let name = EXCEPTIONS
+        .get(usize::from(vector))
+        .copied()
+        .unwrap_or("exception");
+    let mut text = format!("{name} (vector {vector}, error code {:#x})", crash.error_code);
+    if let Some(address) = crash.fault_address {
+        let _ = write!(text, ": {}", access(crash.error_code, address));
+    }
+    Some(text)
+}
+
+/// A page fault in words (Intel SDM volume 3, 4.7).
+fn access(error_code: u64, address: u64) -> String {
+    let bit = |index: u32| error_code & (1 << index) != 0;
+    let kind = if bit(4) {
+        "instruction fetch from"
+    } else if bit(1) {
+        "write to"
+    } else {
+        "read of"
+    };
+    let why = if bit(3) {
+        "a reserved bit is set in a table"
+    } else if bit(0) {
+        "the page does not allow it"
+    } else {
+        "nothing is mapped there"
+    };
+    format!("{kind} {address:#x}, {why}")
+}
+
+/// A page walk in one line, and where it stops.
+fn walk(steps: &[WalkStep]) -> String {
+    let steps: Vec<String> = steps.iter().map(step).collect();
+    steps.join(" > ")
+}
+
+/// One level of a walk.
+fn step(step: &WalkStep) -> String {
+    /// Bits of an entry and their words (Intel SDM volume 3, table 4-20).
+    const FLAGS: [(u32, &str); 6] = [
+        (1, "write"),
+        (2, "user"),
+        (5, "accessed"),
+        (6, "dirty"),
+        (8, "global"),
+        (63, "no-execute"),
+    ];
+    let mut text = format!("L{}[{}]", step.level, step.index);
+    if step.flags & 1 == 0 {
+        text.push_str(" not present");
+        return text;
+    }
+    for (bit, name) in FLAGS {
+        if step.flags & (1 << bit) != 0 {
+            let _ = write!(text, " {name}");
+        }
+    }
+    if step.flags & (1 << 7) != 0 && (2..=3).contains(&step.level) {
+        text.push_str(" large");
+    }
+    text
+}
+
+/// The registers, four in a line.
+fn registers(registers: &[Register<'_>]) -> Vec<String> {
+    registers
+        .chunks(4)
+        .map(|group| {
+            let group: Vec<String> = group
+                .iter()
+                .map(|register| format!("{:>6} {:016x}", register.name, register.value))
+                .collect();
+            format!("  {}", group.join(" "))
+        })
+        .collect()
+}
+
+/// The last calls, newest first.
+fn calls(calls: &[CallTrace]) -> Vec<String> {
+    if calls.is_empty() {
+        return vec!["  calls   none".to_owned()];
+    }
+    let mut lines = vec!["  calls   the last ones, newest first:".to_owned()];
+    lines.extend(calls.iter().map(|call| format!("    {}", call_text(call))));
+    lines
+}
+
+/// One call with its result.
+fn call_text(call: &CallTrace) -> String {
+    let info = CALLS.iter().find(|info| info.number == call.number);
+    let arguments = match info {
+        Some(info) => {
+            let shown = info.arguments.iter().zip(call.arguments);
+            let mut words: Vec<String> = shown
+                .map(|((name, ..), value)| format!("{name}={value:#x}"))
+                .collect();
+            if info.arguments.len() > call.arguments.len() {
+                words.push("...".to_owned());
+            }
+            format!("{}({})", info.name, words.join(", "))
+        }
+        None => {
+            let [first, second] = call.arguments;
+            format!("call {} ({first:#x}, {second:#x})", call.number)
+        }
+    };
+    match Status::check_register(call.result) {
+        Ok(value) => format!("{arguments} = {value:#x}"),
+        Err(status) => format!("{arguments} = {status}"),
+    }
+}

@@ -1,0 +1,237 @@
+//! What a run waits for: expected texts, and a script of sends and expectations.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::input::{Key, Keys};
+
+/// What to wait for and for how long.
+#[derive(Debug, Clone, Default)]
+pub struct Goal {
+    /// Texts, each to be seen in some line, in any order.
+    pub expect: Vec<String>,
+    /// Steps, to be done in order.
+    pub script: Vec<Step>,
+    /// Goes on to the machine's own end even when everything was seen.
+    pub to_end: bool,
+    /// The longest time, if there is one.
+    pub timeout: Option<Duration>,
+    /// A person types.
+    pub interactive: bool,
+}
+
+impl Goal {
+    /// Whether anything has to be seen.
+    pub fn expects_something(&self) -> bool {
+        !self.expect.is_empty() || !self.script.is_empty()
+    }
+}
+
+/// One line of a script.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// The VM, or `*` for any line.
+    pub vm: String,
+    /// What to do.
+    pub action: Action,
+}
+
+/// What a step does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Waits for a line of the VM that holds the text.
+    Expect(String),
+    /// Sends the text and a newline to the VM.
+    Send(String),
+}
+
+/// Reads a script: lines `VM expect TEXT` and `VM send TEXT`, and comments.
+pub fn parse_script(text: &str) -> Result<Vec<Step>, String> {
+    let mut steps = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let wrong = || {
+            format!(
+                "line {}: `{line}` is neither `VM expect TEXT` nor `VM send TEXT`",
+                index + 1
+            )
+        };
+        let (vm, rest) = line.split_once(char::is_whitespace).ok_or_else(wrong)?;
+        let rest = rest.trim_start();
+        let (verb, text) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
+        let text = text.trim_start().to_owned();
+        let action = match verb {
+            "expect" if !text.is_empty() => Action::Expect(text),
+            "send" => Action::Send(text),
+            _ => return Err(wrong()),
+        };
+        steps.push(Step {
+            vm: vm.to_owned(),
+            action,
+        });
+    }
+    Ok(steps)
+}
+
+/// The key that gives the console's input to the next VM.
+const SWITCH: u8 = 0x1d;
+/// What the hypervisor says when the input goes to another VM.
+const SWITCHED: &str = "cloister: the console's input goes to [";
+
+/// How far a run has come.
+#[derive(Debug)]
+pub struct Progress<'a> {
+    unseen: Vec<&'a str>,
+    steps: VecDeque<&'a Step>,
+    /// The VM that has the input, as far as the hypervisor said.
+    foreground: Option<String>,
+    /// A switch was asked for and not confirmed yet.
+    switching: bool,
+    /// Switches that did not lead to the wanted VM.
+    switches: usize,
+    vms: usize,
+    /// The keys that a person types.
+    keys: Keys,
+}
+
+impl<'a> Progress<'a> {
+    /// Nothing seen yet.
+    pub fn new(goal: &'a Goal, vms: &[String]) -> Progress<'a> {
+        Progress {
+            unseen: goal.expect.iter().map(String::as_str).collect(),
+            steps: goal.script.iter().collect(),
+            foreground: None,
+            switching: false,
+            switches: 0,
+            vms: vms.len(),
+            keys: Keys::default(),
+        }
+    }
+
+    /// Whether everything was seen and done, if there was anything.
+    pub fn reached(&self) -> bool {
+        self.unseen.is_empty() && self.steps.is_empty()
+    }
+
+    /// What was not seen or done.
+    pub fn unmet(&self) -> Vec<String> {
+        let texts = self.unseen.iter().map(|text| format!("expect `{text}`"));
+        let steps = self.steps.iter().map(|step| match &step.action {
+            Action::Expect(text) => format!("script: {} expect {text}", step.vm),
+            Action::Send(text) => format!("script: {} send {text}", step.vm),
+        });
+        texts.chain(steps).collect()
+    }
+
+    /// Takes a whole line, with its prefix.
+    pub fn line(&mut self, line: &str) {
+        if let Some(name) = line.strip_prefix(SWITCHED) {
+            self.foreground = name.split(']').next().map(str::to_owned);
+            self.switching = false;
+        }
+        self.unseen.retain(|text| !line.contains(text));
+        self.step(line);
+    }
+
+    /// Takes a line that has not ended, such as a prompt.
+    pub fn partial(&mut self, line: &str) {
+        self.unseen.retain(|text| !line.contains(text));
+        self.step(line);
+    }
+
+    /// Ends the current step if the line is what it waits for.
+    fn step(&mut self, line: &str) {
+        let Some(step) = self.steps.front() else {
+            return;
+        };
+        let Action::Expect(text) = &step.action else {
+            return;
+        };
+        let content = if step.vm == "*" {
+            Some(line)
+        } else {
+            line.strip_prefix('[')
+                .and_then(|rest| rest.strip_prefix(step.vm.as_str()))
+                .and_then(|rest| rest.strip_prefix(']'))
+        };
+        if content.is_some_and(|content| content.contains(text.as_str())) {
+            self.steps.pop_front();
+        }
+    }
+
+    /// Bytes that the script sends now: a text, or the key that gives its VM the input.
+    pub fn to_send(&mut self) -> Option<Vec<u8>> {
+        let step = self.steps.front()?;
+        let Action::Send(text) = &step.action else {
+            return None;
+        };
+        let ready = step.vm == "*" || self.foreground.as_deref() == Some(&step.vm);
+        if ready {
+            let bytes = format!("{text}\n").into_bytes();
+            self.steps.pop_front();
+            self.switches = 0;
+            return Some(bytes);
+        }
+        if self.switching || self.switches > self.vms {
+            return None;
+        }
+        self.switching = true;
+        self.switches += 1;
+        Some(vec![SWITCH])
+    }
+
+    /// What to do with a key.
+    pub fn key(&mut self, byte: u8) -> Key {
+        self.keys.take(byte)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Goal, Progress, parse_script};
+
+    #[test]
+    fn a_script_waits_switches_the_console_and_sends() {
+        let goal = Goal {
+            script: parse_script("# talk\n\nshell expect > \nshell send echo hi there\nshell expect hi\n")
+                .unwrap(),
+            ..Goal::default()
+        };
+        let mut progress = Progress::new(&goal, &["hello".into(), "shell".into()]);
+        progress.line("cloister: the console's input goes to [hello]");
+        assert_eq!(progress.to_send(), None);
+        progress.line("[hello] > ");
+        assert_eq!(progress.to_send(), None, "that was another VM's line");
+        progress.partial("[shell] > ");
+        assert_eq!(progress.to_send(), Some(vec![0x1d]));
+        assert_eq!(progress.to_send(), None, "waits for the switch");
+        progress.line("cloister: the console's input goes to [shell]");
+        assert_eq!(progress.to_send(), Some(b"echo hi there\n".to_vec()));
+        assert!(!progress.reached());
+        progress.line("[shell] hi there");
+        assert!(progress.reached());
+    }
+
+    #[test]
+    fn expected_texts_may_come_in_any_order_and_are_listed_until_seen() {
+        let goal = Goal {
+            expect: vec!["[a] done".into(), "booted".into()],
+            ..Goal::default()
+        };
+        let mut progress = Progress::new(&goal, &[]);
+        progress.line("booted: 2 CPUs");
+        assert_eq!(progress.unmet(), ["expect `[a] done`"]);
+        progress.line("[a] done");
+        assert!(progress.reached());
+    }
+
+    #[test]
+    fn a_wrong_script_line_is_named() {
+        assert!(parse_script("\nshell says hi").unwrap_err().starts_with("line 2"));
+        assert!(parse_script("shell").is_err());
+        assert!(parse_script("shell expect").is_err());
+    }
+}

@@ -1,0 +1,127 @@
+//! Compares what stands in different places of a system file: names, ends of channels, labels,
+//! counts.
+
+use std::collections::BTreeMap;
+
+use protocol::layout::limit;
+
+use super::document::{ConfigError, Place, Source};
+use super::{ChannelSpec, System, VmSpec};
+use crate::error::codes;
+
+/// Records everything that does not fit together.
+pub fn check(source: Source<'_>, system: &System, errors: &mut Vec<ConfigError>) {
+    let top = Place::default();
+    if system.vms.is_empty() {
+        errors.push(source.error(codes::MISSING_KEY, &top, "the system has no [[vm]]"));
+    }
+    let vms: Vec<(&str, &Place)> = system
+        .vms
+        .iter()
+        .map(|vm| (vm.name.as_str(), &vm.place))
+        .collect();
+    check_names(source, "VMs", &vms, errors);
+    let channels: Vec<(&str, &Place)> = system
+        .channels
+        .iter()
+        .map(|channel| (channel.name.value.as_str(), &channel.place))
+        .collect();
+    check_names(source, "channels", &channels, errors);
+    if let Some(vm) = system.vms.get(limit::VMS as usize) {
+        let what = format!("{} VMs, at most {} fit", system.vms.len(), limit::VMS);
+        errors.push(source.error(codes::TOO_MANY, &vm.place, what));
+    }
+    for vm in &system.vms {
+        check_vm(source, system, vm, errors);
+    }
+    for channel in &system.channels {
+        check_channel(source, system, channel, errors);
+    }
+}
+
+/// Refuses a name that stands twice.
+fn check_names(
+    source: Source<'_>,
+    what: &str,
+    names: &[(&str, &Place)],
+    errors: &mut Vec<ConfigError>,
+) {
+    let mut seen: BTreeMap<&str, &Place> = BTreeMap::new();
+    for (name, place) in names {
+        if let Some(first) = seen.get(name) {
+            let text = format!("two {what} are named `{name}`, the first in line {}", first.line);
+            errors.push(source.error(codes::DUPLICATE, place, text));
+        } else {
+            seen.insert(name, place);
+        }
+    }
+}
+
+/// Checks the counts of one VM and the names of its modules.
+fn check_vm(source: Source<'_>, system: &System, vm: &VmSpec, errors: &mut Vec<ConfigError>) {
+    if vm.modules.len() > limit::MODULES as usize {
+        let what = format!("{} modules, at most {} fit", vm.modules.len(), limit::MODULES);
+        errors.push(source.error(codes::TOO_MANY, &vm.place, what));
+    }
+    let modules: Vec<(&str, &Place)> = vm
+        .modules
+        .iter()
+        .map(|module| (module.name.as_str(), &module.source.place))
+        .collect();
+    check_names(source, "modules", &modules, errors);
+    let channels = system
+        .channels
+        .iter()
+        .filter(|channel| channel.between.iter().any(|end| end.value == vm.name))
+        .count();
+    if channels > limit::CHANNELS as usize {
+        let what = format!(
+            "`{}` is an end of {channels} channels, at most {} fit",
+            vm.name,
+            limit::CHANNELS
+        );
+        errors.push(source.error(codes::TOO_MANY, &vm.place, what));
+    }
+}
+
+/// Checks the two ends of a channel.
+fn check_channel(
+    source: Source<'_>,
+    system: &System,
+    channel: &ChannelSpec,
+    errors: &mut Vec<ConfigError>,
+) {
+    let mut ends = Vec::new();
+    for end in &channel.between {
+        match system.vms.iter().find(|vm| vm.name == end.value) {
+            Some(vm) => ends.push(vm),
+            None => {
+                let names: Vec<&str> = system.vms.iter().map(|vm| vm.name.as_str()).collect();
+                let what = format!("no VM is named `{}`", end.value);
+                errors.push(
+                    source
+                        .error(codes::CHANNEL_TO_NOBODY, &end.place, what)
+                        .remedy(format!("name one of: {}", names.join(", "))),
+                );
+            }
+        }
+    }
+    let [first, second] = ends.as_slice() else {
+        return;
+    };
+    if first.name == second.name {
+        let what = format!("both ends are `{}`", first.name);
+        errors.push(source.error(codes::CHANNEL_TO_SELF, &channel.place, what));
+        return;
+    }
+    for (from, to) in [(first, second), (second, first)] {
+        if !from.label.flows_to(to.label) {
+            let what = format!(
+                "nothing may flow from `{}` to `{}` by their labels",
+                from.name, to.name
+            );
+            errors.push(source.error(codes::LABELS, &channel.place, what));
+            return;
+        }
+    }
+}

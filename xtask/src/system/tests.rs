@@ -1,0 +1,312 @@
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use super::assemble::{Artifacts, Missing, assemble};
+use super::document::{ConfigError, Source, parse_size};
+use super::{Artifact, System, parse};
+use crate::elf::tests::{ElfBuilder, note};
+use crate::error::codes::{self, Code};
+
+fn read(text: &str) -> Result<System, Vec<ConfigError>> {
+    let source = Source { file: "systems/x.toml", text };
+    parse(source, "x", Path::new("/nonexistent"))
+}
+
+/// Asserts that the text is refused with one error: its code, its line, its key.
+fn refused(text: &str, code: &'static Code, line: usize, key: &str) -> ConfigError {
+    let errors = read(text).expect_err("the text is accepted");
+    assert_eq!(errors.len(), 1, "{errors:#?}");
+    let error = errors.into_iter().next().unwrap();
+    assert_eq!((error.code.id, error.line, error.key.as_str()), (code.id, line, key), "{error}");
+    error
+}
+
+const TWO: &str = "\
+[[vm]]
+name = \"a\"
+kernel = \"a\"
+
+[[vm]]
+name = \"b\"
+kernel = \"b\"
+";
+
+#[test]
+fn a_whole_system_is_read() {
+    let system = read(
+        r#"
+name = "pair"
+[[vm]]
+name = "ping"
+kernel = "ping"
+memory = "32M"
+pool = "1M"
+vcpus = 2
+weight = 200
+cap = 50
+label = { secrecy = 1, secrecy-categories = [0, 5], integrity = 2 }
+on-crash = "restart"
+restarts = 5
+command-line = "fast"
+modules = [{ name = "init", path = "init.bin" }, { name = "sh", program = "programs", bin = "sh" }]
+[[vm]]
+name = "pong"
+path = "pong.elf"
+label = { secrecy = 1, secrecy-categories = [0, 5], integrity = 2 }
+[[channel]]
+name = "table"
+between = ["ping", "pong"]
+size = "2M"
+[test]
+expect = ["[ping] done"]
+smp = [1, 2]
+"#,
+    )
+    .unwrap();
+    assert_eq!(system.name, "pair");
+    let ping = &system.vms[0];
+    assert_eq!((ping.memory.value, ping.pool_frames, ping.vcpus), (8192, Some(256), 2));
+    assert_eq!((ping.weight, ping.cap_percent), (200, 50));
+    assert_eq!(ping.label.secrecy_categories, 0b10_0001);
+    assert_eq!(ping.on_crash, protocol::manifest::OnCrash::Restart(5));
+    assert_eq!(ping.modules[1].source.value, Artifact::Package("programs".into(), Some("sh".into())));
+    let pong = &system.vms[1];
+    assert_eq!(pong.kernel.value, Artifact::File(PathBuf::from("/nonexistent/pong.elf")));
+    assert_eq!((pong.memory.value, pong.vcpus, pong.weight), (4096, 1, 100));
+    assert_eq!(system.channels[0].frames, 512);
+    assert_eq!(system.test.unwrap().smp, [1, 2]);
+}
+
+#[test]
+fn text_that_is_no_toml_names_its_line() {
+    refused("[[vm]]\nname = \"a\nkernel = 3", codes::TOML, 2, "");
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_the_nearest_known_one() {
+    let text = format!("{TWO}memroy = \"16M\"\n");
+    let error = refused(&text, codes::UNKNOWN_KEY, 8, "vm.b.memroy");
+    assert_eq!(error.remedy.as_deref(), Some("did you mean `memory`?"));
+    let error = refused(&format!("frobnicate = 1\n{TWO}"), codes::UNKNOWN_KEY, 1, "frobnicate");
+    assert!(error.remedy.unwrap().contains("channel"));
+}
+
+#[test]
+fn a_missing_key_and_an_empty_system_are_refused() {
+    refused("[[vm]]\nkernel = \"a\"\n", codes::MISSING_KEY, 1, "vm");
+    refused("", codes::MISSING_KEY, 0, "");
+    let text = format!("{TWO}[[channel]]\nname = \"c\"\nbetween = [\"a\"]\n");
+    refused(&text, codes::MISSING_KEY, 8, "channel.c");
+}
+
+#[test]
+fn a_value_of_another_type_is_refused() {
+    refused(&format!("{TWO}vcpus = \"two\"\n"), codes::WRONG_TYPE, 8, "vm.b.vcpus");
+    refused(&format!("{TWO}memory = 16\n"), codes::WRONG_TYPE, 8, "vm.b.memory");
+    refused("vm = 3\n", codes::WRONG_TYPE, 1, "vm");
+    refused(&format!("{TWO}modules = [1]\n"), codes::WRONG_TYPE, 8, "vm.b.modules");
+}
+
+#[test]
+fn values_out_of_range_are_refused() {
+    for line in [
+        "vcpus = 0",
+        "vcpus = 17",
+        "weight = 0",
+        "weight = -1",
+        "cap = 0",
+        "memory = \"16\"",
+        "memory = \"1K\"",
+        "memory = \"0M\"",
+        "memory = \"99999999999999999999G\"",
+        "pool = \"x\"",
+        "on-crash = \"explode\"",
+        "restarts = 3",
+    ] {
+        let key = format!("vm.b.{}", line.split_once(' ').unwrap().0);
+        refused(&format!("{TWO}{line}\n"), codes::BAD_VALUE, 8, &key);
+    }
+    let long = format!("{TWO}command-line = \"{}\"\n", "x".repeat(257));
+    refused(&long, codes::BAD_VALUE, 8, "vm.b.command-line");
+    let label = format!("{TWO}label = {{ secrecy = 256 }}\n");
+    refused(&label, codes::BAD_VALUE, 8, "vm.b.label.secrecy");
+    let categories = format!("{TWO}label = {{ secrecy-categories = [64] }}\n");
+    refused(&categories, codes::BAD_VALUE, 8, "vm.b.label.secrecy-categories");
+    let channel = format!("{TWO}[[channel]]\nname = \"c\"\nbetween = [\"a\", \"b\"]\nsize = \"17M\"\n");
+    refused(&channel, codes::BAD_VALUE, 11, "channel.c.size");
+}
+
+#[test]
+fn names_that_could_forge_a_console_line_are_refused() {
+    for name in ["", "a]", "a b", "cloister", "ä", &"x".repeat(32)] {
+        let text = format!("[[vm]]\nname = \"{name}\"\nkernel = \"a\"\n");
+        refused(&text, codes::BAD_NAME, 2, &format!("vm.{name}.name"));
+    }
+}
+
+#[test]
+fn a_name_that_stands_twice_is_refused() {
+    let text = TWO.replace("name = \"b\"", "name = \"a\"");
+    let error = refused(&text, codes::DUPLICATE, 5, "vm.a");
+    assert!(error.what.contains("line 1"), "{}", error.what);
+}
+
+#[test]
+fn a_channel_needs_two_different_vms_that_exist() {
+    let channel = |a, b| format!("{TWO}[[channel]]\nname = \"c\"\nbetween = [\"{a}\", \"{b}\"]\n");
+    refused(&channel("a", "nobody"), codes::CHANNEL_TO_NOBODY, 10, "channel.c.between");
+    refused(&channel("a", "a"), codes::CHANNEL_TO_SELF, 8, "channel.c");
+    assert!(read(&channel("a", "b")).is_ok());
+}
+
+#[test]
+fn a_channel_against_the_labels_is_refused() {
+    let text = TWO.replace("kernel = \"b\"", "kernel = \"b\"\nlabel = { secrecy = 1 }");
+    let text = format!("{text}[[channel]]\nname = \"c\"\nbetween = [\"a\", \"b\"]\n");
+    let error = refused(&text, codes::LABELS, 9, "channel.c");
+    assert!(error.what.contains("from `b` to `a`"), "{}", error.what);
+}
+
+#[test]
+fn more_than_the_hypervisors_tables_hold_is_refused() {
+    let vms: String = (0..65).map(|n| format!("[[vm]]\nname = \"v{n}\"\nkernel = \"k\"\n")).collect();
+    refused(&vms, codes::TOO_MANY, 193, "vm.v64");
+    let modules: String = (0..9).map(|n| format!("{{ name = \"m{n}\", path = \"f\" }},")).collect();
+    refused(&format!("{TWO}modules = [{modules}]\n"), codes::TOO_MANY, 5, "vm.b");
+    let channels: String = (0..9)
+        .map(|n| format!("[[channel]]\nname = \"c{n}\"\nbetween = [\"a\", \"b\"]\n"))
+        .collect();
+    let errors = read(&format!("{TWO}{channels}")).unwrap_err();
+    assert!(errors.iter().all(|error| error.code == codes::TOO_MANY), "{errors:?}");
+}
+
+#[test]
+fn a_kernel_comes_from_exactly_one_place() {
+    refused("[[vm]]\nname = \"a\"\n", codes::SOURCE, 1, "vm.a");
+    refused("[[vm]]\nname = \"a\"\nkernel = \"a\"\npath = \"b\"\n", codes::SOURCE, 3, "vm.a.kernel");
+    refused("[[vm]]\nname = \"a\"\ncrate = \"nowhere\"\n", codes::KERNEL_MISSING, 3, "vm.a.crate");
+}
+
+#[test]
+fn a_test_table_that_cannot_hold_is_refused() {
+    refused(&format!("{TWO}[test]\nscript = \"none\"\n"), codes::TEST_TABLE, 9, "test.script");
+    refused(&format!("{TWO}[test]\nsmp = [0]\n"), codes::BAD_VALUE, 9, "test.smp");
+    refused(&format!("{TWO}[test]\nexpects = [\"x\"]\n"), codes::UNKNOWN_KEY, 9, "test.expects");
+}
+
+#[test]
+fn an_error_shows_code_file_line_key_and_remedy() {
+    let error = refused(&format!("{TWO}vcpus = 99\n"), codes::BAD_VALUE, 8, "vm.b.vcpus");
+    let text = error.to_string();
+    for part in ["error[HV-CFG-006]: ", "--> systems/x.toml:8: vm.b.vcpus", "try: ", "docs/errors/HV-CFG-006.md"] {
+        assert!(text.contains(part), "no `{part}` in:\n{text}");
+    }
+}
+
+#[test]
+fn sizes_are_whole_pages() {
+    assert_eq!(parse_size("16M"), Ok(16 << 20));
+    assert_eq!(parse_size("16 MiB"), Ok(16 << 20));
+    assert_eq!(parse_size("4K"), Ok(4096));
+    assert_eq!(parse_size("1G"), Ok(1 << 30));
+    for bad in ["", "M", "4", "5K", "-4K", "4k", "4MB", "1.5M"] {
+        assert!(parse_size(bad).is_err(), "{bad}");
+    }
+}
+
+/// Files in a folder of the test's own, instead of built programs.
+struct Files {
+    folder: PathBuf,
+    broken: HashMap<String, Missing>,
+}
+
+impl Files {
+    fn new(test: &str, files: &[(&str, Vec<u8>)]) -> Files {
+        let folder = std::env::temp_dir().join(format!("cloister-{test}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        for (name, bytes) in files {
+            std::fs::write(folder.join(name), bytes).unwrap();
+        }
+        Files { folder, broken: HashMap::new() }
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.folder).unwrap();
+    }
+}
+
+impl Artifacts for Files {
+    fn obtain(&mut self, artifact: &Artifact) -> Result<PathBuf, Missing> {
+        let name = match artifact {
+            Artifact::Package(name, _) => name.clone(),
+            Artifact::Folder(path, _) | Artifact::File(path) => path.file_name().unwrap().to_str().unwrap().to_owned(),
+        };
+        match self.broken.get(&name) {
+            Some(missing) => Err(missing.clone()),
+            None => Ok(self.folder.join(name)),
+        }
+    }
+}
+
+/// Assembles `TWO` with this kernel as `b`, and gives the only error.
+fn assembled_badly(test: &str, kernel: Vec<u8>, more: &str, memory_mib: u64) -> ConfigError {
+    let mut files = Files::new(test, &[("a", ElfBuilder::default().build()), ("b", kernel)]);
+    let system = read(&format!("{TWO}{more}")).unwrap();
+    let errors = assemble(&system, &mut files, memory_mib).expect_err("it is accepted");
+    assert_eq!(errors.len(), 1, "{errors:#?}");
+    errors.into_iter().next().unwrap()
+}
+
+#[test]
+fn a_kernel_that_is_none_is_refused_at_its_key() {
+    let cases: [(&str, ElfBuilder, &Code); 5] = [
+        ("machine", ElfBuilder { machine: 3, ..ElfBuilder::default() }, codes::NOT_A_KERNEL),
+        ("pie", ElfBuilder { kind: 3, ..ElfBuilder::default() }, codes::NOT_FIXED),
+        ("note", ElfBuilder { note: None, ..ElfBuilder::default() }, codes::NO_NOTE),
+        ("version", ElfBuilder { note: Some(note(7, 0)), ..ElfBuilder::default() }, codes::ABI_VERSION),
+        ("entry", ElfBuilder { entry: 1, ..ElfBuilder::default() }, codes::OUTSIDE),
+    ];
+    for (test, elf, code) in cases {
+        let error = assembled_badly(test, elf.build(), "", 512);
+        assert_eq!((error.code.id, error.line, error.key.as_str()), (code.id, 7, "vm.b.kernel"));
+    }
+    let error = assembled_badly("text", b"hello".to_vec(), "", 512);
+    assert_eq!(error.code, codes::NOT_A_KERNEL);
+}
+
+#[test]
+fn kernels_and_modules_that_cannot_be_had_are_named() {
+    let mut files = Files::new("missing", &[("a", ElfBuilder::default().build())]);
+    files.broken.insert("a".into(), Missing::Broken("no".into()));
+    let system = read(&format!("{TWO}modules = [{{ name = \"m\", path = \"gone\" }}]\n")).unwrap();
+    let errors = assemble(&system, &mut files, 512).unwrap_err();
+    let found: Vec<(&str, usize)> = errors.iter().map(|error| (error.code.id, error.line)).collect();
+    assert_eq!(
+        found,
+        [(codes::KERNEL_BUILD.id, 3), (codes::KERNEL_MISSING.id, 7), (codes::MODULE.id, 8)]
+    );
+}
+
+#[test]
+fn memory_is_compared_with_kernel_and_machine() {
+    let elf = ElfBuilder::default().build();
+    let error = assembled_badly("small", elf.clone(), "memory = \"64K\"\n", 512);
+    assert_eq!((error.code, error.line), (codes::VM_TOO_SMALL, 8));
+    let error = assembled_badly("large", elf.clone(), "memory = \"1G\"\n", 512);
+    assert_eq!(error.code, codes::TOO_MUCH_MEMORY);
+    assert!(error.what.contains("b 10"), "{}", error.what);
+}
+
+#[test]
+fn an_assembly_stores_equal_payloads_once_and_keeps_the_order() {
+    let elf = ElfBuilder::default().build();
+    let mut files = Files::new("order", &[("a", elf.clone()), ("b", elf)]);
+    let text = format!("{TWO}[[channel]]\nname = \"c\"\nbetween = [\"b\", \"a\"]\n");
+    let assembly = assemble(&read(&text).unwrap(), &mut files, 512).unwrap();
+    assert_eq!(assembly.payloads.len(), 2);
+    assert_eq!(assembly.manifest.vms[1].name, "b");
+    assert_eq!(assembly.manifest.vms[0].segments, assembly.manifest.vms[1].segments);
+    assert_eq!(assembly.manifest.channels[0].ends, [1, 0]);
+}
