@@ -41,6 +41,12 @@ const ISO_PROGRAMS: [(&str, &str); 3] = [
     ("mformat", "mtools"),
 ];
 
+/// GRUB's modules for both kinds of firmware, and their packages.
+const GRUB_MODULES: [(&str, &str); 2] = [
+    ("/usr/lib/grub/i386-pc", "grub-pc-bin"),
+    ("/usr/lib/grub/x86_64-efi", "grub-efi-amd64-bin"),
+];
+
 /// The boot menu: one entry, at once, with the serial line as a second console.
 const GRUB_CONFIG: &str = "\
 set timeout=0
@@ -75,9 +81,7 @@ pub fn run(options: &Options) -> Result<Exit, Failure> {
 /// Writes an ISO that GRUB boots the hypervisor from.
 pub fn write_iso(hypervisor: &Path, image: &Path, iso: &Path) -> Result<(), Failure> {
     fetch::ensure_programs(&ISO_PROGRAMS)?;
-    if !Path::new("/usr/lib/grub/i386-pc").is_dir() && !Path::new("/usr/lib/grub/x86_64-efi").is_dir() {
-        return Err(fetch::missing(codes::TOOL_MISSING, "GRUB's modules (packages grub-pc-bin, grub-efi-amd64-bin)"));
-    }
+    fetch::ensure_files(&GRUB_MODULES)?;
     let folder = image.with_extension("iso-files");
     let boot = folder.join("boot");
     write(&boot.join("grub/grub.cfg"), GRUB_CONFIG.as_bytes())?;

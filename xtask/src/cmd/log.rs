@@ -74,7 +74,7 @@ fn programs(arguments: &[String]) -> Result<Programs, Failure> {
 }
 
 /// Everything that the bytes say, log messages between two lines in the order of their times.
-fn decode(bytes: &[u8], programs: &Programs) -> Vec<Shown> {
+pub fn decode(bytes: &[u8], programs: &Programs) -> Vec<Shown> {
     let mut items = Vec::new();
     let mut demultiplexer = Demultiplexer::new();
     demultiplexer.feed(bytes, &mut items);

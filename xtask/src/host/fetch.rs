@@ -59,6 +59,17 @@ pub fn ensure_programs(wanted: &[(&str, &str)]) -> Result<(), Failure> {
     }
 }
 
+/// Installs packages for files that are missing.
+pub fn ensure_files(wanted: &[(&str, &str)]) -> Result<(), Failure> {
+    let lacking = |path: &str| !Path::new(path).exists();
+    let packages: Vec<&str> = wanted
+        .iter()
+        .filter(|(path, _)| lacking(path))
+        .map(|(_, package)| *package)
+        .collect();
+    if packages.is_empty() { Ok(()) } else { install(&packages) }
+}
+
 /// Gets QEMU: as a package, or unpacked into our folder.
 fn install_qemu() -> Result<(), Failure> {
     if find("apt-get").is_none() {

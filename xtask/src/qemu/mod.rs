@@ -1,5 +1,7 @@
 //! The emulated machine: its command line, its life, what its exit status means.
 
+pub mod bochs;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 

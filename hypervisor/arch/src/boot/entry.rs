@@ -114,9 +114,14 @@ global_asm!(
         mov eax, 1 << 5
         mov cr4, eax
         mov cr3, edi
+        # EFER: LME, and NXE where the CPU has it (edx is still extended leaf 1), so that the final
+        # page tables can be loaded before anything else is set up.
         mov ecx, 0xc0000080
         mov eax, 1 << 8
-        xor edx, edx
+        bt edx, 20
+        jnc 9f
+        or eax, 1 << 11
+    9:  xor edx, edx
         wrmsr
         mov eax, 0x80010033
         mov cr0, eax

@@ -103,7 +103,7 @@ proptest! {
     #[test]
     fn a_deadline_is_never_early_and_hardly_late(
         rate in 0..RATES.len(),
-        now in 0..u64::MAX >> 8,
+        now in 0..1_u64 << 50,
         ahead in 0..3_600 * SECOND,
     ) {
         let clock = Clock::new(Scale::new(RATES[rate]).unwrap(), 0);

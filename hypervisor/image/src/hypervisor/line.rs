@@ -87,6 +87,9 @@ impl Line {
                 *slot = byte;
                 count = usize::saturating_add(count, 1);
             }
+            if count == 0 {
+                break;
+            }
             sent = sent.saturating_add(self.serial.send(bytes.get(..count).unwrap_or(&[])));
         }
         self.serial.set_interrupts(if self.console.has_output() {
@@ -98,7 +101,11 @@ impl Line {
 
     /// Sends everything, however long it takes. For the end of the machine.
     pub(super) fn drain(&mut self) {
-        while self.console.has_output() {
+        // What it cannot give within so many tries stays unsaid: the machine must end.
+        for _ in 0..100_000 {
+            if !self.console.has_output() {
+                return;
+            }
             self.pump();
         }
     }

@@ -32,8 +32,9 @@ use super::vcpu::Vcpu;
 /// What the hypervisor does, from first to last.
 pub(super) fn main(boot: &'static BootInfo) -> ! {
     let features = check_cpu();
-    let memory = memory::set_up(boot);
+    // First of all: the final tables use what it turns on.
     bring_up(CpuId(0), features);
+    let memory = memory::set_up(boot);
     let image = load_image(boot);
     pic::silence();
     let apic_clock = time::learn().unwrap_or_else(|error| boot::refuse(error));
@@ -316,7 +317,9 @@ extern "C" fn processor(number: u32) -> ! {
 fn route_serial(boot: &BootInfo) {
     if let Ok(topology) = boot.topology() {
         io_apic::mask_all(topology);
-        io_apic::route(topology, serial::ISA_LINE, vector::SERIAL, local_apic::id());
+        if !io_apic::route(topology, serial::ISA_LINE, vector::SERIAL, local_apic::id()) {
+            machine().line.lock().say(format_args!("the serial line cannot interrupt: no input"));
+        }
     }
     machine().line.lock().listen();
 }

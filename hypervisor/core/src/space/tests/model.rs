@@ -47,6 +47,13 @@ fn is_own(number: u64) -> bool {
 }
 
 impl Model {
+    pub(super) fn with_pool(pool: u64) -> Model {
+        Model {
+            pool,
+            ..Model::default()
+        }
+    }
+
     fn references(&self, frame: u64) -> u64 {
         let pinned = self.pinned.iter().filter(|pin| pin.0 == frame).count();
         self.shown.get(&frame).unwrap_or(&0) + u64::try_from(pinned).unwrap()

@@ -204,17 +204,17 @@ impl World<'_> {
                 let together = self.together(call.frame);
                 let expected = self.model.map(call, together);
                 let covered = self.memory.map(machine, call);
-                self.covered(covered, expected);
+                return self.covered(covered, expected);
             }
             Step::Unmap(call) => {
                 let expected = self.model.unmap(call);
                 let covered = self.memory.unmap(machine, call);
-                self.covered(covered, expected);
+                return self.covered(covered, expected);
             }
             Step::Protect(call) => {
                 let expected = self.model.protect(call);
                 let covered = self.memory.protect(machine, call);
-                self.covered(covered, expected);
+                return self.covered(covered, expected);
             }
             Step::Translate(space, address) => {
                 let expected = self.model.translate(space, address);
@@ -331,7 +331,7 @@ proptest! {
     fn random_calls_answer_as_the_model_and_every_recount_agrees(steps in prop::collection::vec(step(), 1..50)) {
         with_memory(POOL, |machine, memory| {
             let foreign = foreign_frame(machine);
-            let model = Model { pool: POOL, ..Model::default() };
+            let model = Model::with_pool(POOL);
             let mut world = World { machine, memory, model, foreign, pins: Vec::new(), before: View::new() };
             world.run(Step::Create);
             world.run(Step::Create);

@@ -1,0 +1,208 @@
+//! Every system file with a `[test]` table: booted with each number of CPUs and judged.
+
+use std::time::Duration;
+
+use super::{Bench, Case, Verdict};
+use crate::cmd::{self, load, prepare, system_names};
+use crate::error::{Context, Failure};
+use crate::qemu::{Boot, Machine};
+use crate::session::{self, Goal, Outcome, SilentView};
+use crate::system::{System, TestSpec};
+
+/// A test for each system and number of CPUs, and the hello system by each other way of booting.
+pub fn cases() -> Result<Vec<Case>, Failure> {
+    let mut cases = Vec::new();
+    for name in system_names() {
+        let system = load(&name)?;
+        for smp in system.test.iter().flat_map(|test| test.smp.clone()) {
+            let system = system.clone();
+            let title = format!("guest/{name} smp={smp}");
+            cases.push(Case::new(title, move |bench| {
+                judge(run_system(bench, &system, smp), system.test.as_ref())
+            }));
+        }
+    }
+    for way in [Way::Bios, Way::Uefi, Way::Bochs] {
+        cases.push(Case::new(format!("guest/hello {}", way.name()), move |bench| way.test(bench)));
+    }
+    for (cpu, missing) in UNFIT {
+        let title = format!("guest/unfit-cpu {cpu}");
+        cases.push(Case::new(title, move |bench| {
+            let outcome = run_hello(bench, cpu, |_| Ok(None));
+            super::damage::expect_refusal(outcome, missing)
+        }));
+    }
+    Ok(cases)
+}
+
+/// CPU models that lack something the hypervisor needs, and a word of the sentence that says so.
+const UNFIT: [(&str, &str); 3] = [
+    ("qemu32", "long mode"),
+    ("max,-nx", "cannot start"),
+    ("max,-syscall", "cannot start"),
+];
+
+/// Boots a system as its test table says.
+fn run_system(bench: &mut Bench, system: &System, smp: u32) -> Result<Outcome, Failure> {
+    let Some(test) = &system.test else {
+        return Err(Failure::usage("the system has no [test] table"));
+    };
+    let program = bench.emulator()?;
+    let prepared = prepare(system, &mut bench.builder, test.memory_mib)?;
+    let script = match &test.script {
+        None => Vec::new(),
+        Some(path) => {
+            let text = std::fs::read_to_string(path).context(path.display())?;
+            session::parse_script(&text).context(path.display())?
+        }
+    };
+    let goal = Goal {
+        to_end: test.exit.is_some() || (test.expect.is_empty() && script.is_empty()),
+        expect: test.expect.clone(),
+        script,
+        timeout: Some(Duration::from_secs(test.timeout)),
+        interactive: false,
+    };
+    let machine = Machine {
+        program,
+        boot: Boot::Direct {
+            hypervisor: prepared.hypervisor,
+            image: prepared.image,
+        },
+        smp,
+        memory_mib: test.memory_mib,
+        cpu: test.cpu.clone().unwrap_or_else(|| "max".to_owned()),
+        icount: test.icount,
+    };
+    session::run(&machine, &prepared.programs, &goal, &mut SilentView)
+}
+
+/// Whether a run came to what its table says.
+fn judge(outcome: Result<Outcome, Failure>, test: Option<&TestSpec>) -> Verdict {
+    let outcome = match outcome {
+        Ok(outcome) => outcome,
+        Err(failure) => return Verdict::Failed(0, 1, failure.message),
+    };
+    let wanted = test.and_then(|test| test.exit).unwrap_or(0);
+    let mut wrong = Vec::new();
+    if outcome.exit.code() != wanted {
+        wrong.push(format!(
+            "it ended with code {} ({}), not {wanted}",
+            outcome.exit.code(),
+            outcome.exit.words()
+        ));
+    }
+    wrong.extend(outcome.unmet.iter().map(|text| format!("not reached: {text}")));
+    for text in test.iter().flat_map(|test| &test.forbid) {
+        let found = outcome.transcript.iter().find(|line| line.contains(text.as_str()));
+        wrong.extend(found.map(|line| format!("forbidden: `{line}`")));
+    }
+    if wrong.is_empty() {
+        return Verdict::Passed(1);
+    }
+    Verdict::Failed(0, 1, explain(&wrong, &outcome))
+}
+
+/// What went wrong, with the end of what was shown.
+pub fn explain(wrong: &[String], outcome: &Outcome) -> String {
+    let start = outcome.transcript.len().saturating_sub(60);
+    let shown = outcome.transcript.get(start..).unwrap_or_default();
+    let parts = [wrong, &outcome.complaints, &["the last lines:".to_owned()], shown];
+    parts.concat().join("\n")
+}
+
+/// Boots the hello system on a machine of one CPU model. `change` may replace the way it boots.
+pub fn run_hello(
+    bench: &mut Bench,
+    cpu: &str,
+    change: impl FnOnce(&cmd::Prepared) -> Result<Option<Boot>, Failure>,
+) -> Result<Outcome, Failure> {
+    let program = bench.emulator()?;
+    let system = load("hello")?;
+    let prepared = prepare(&system, &mut bench.builder, 256)?;
+    let boot = change(&prepared)?.unwrap_or_else(|| Boot::Direct {
+        hypervisor: prepared.hypervisor.clone(),
+        image: prepared.image.clone(),
+    });
+    let machine = Machine {
+        program,
+        boot,
+        smp: 2,
+        memory_mib: 256,
+        cpu: cpu.to_owned(),
+        icount: false,
+    };
+    let goal = Goal {
+        to_end: true,
+        timeout: Some(Duration::from_secs(60)),
+        ..Goal::default()
+    };
+    session::run(&machine, &prepared.programs, &goal, &mut SilentView)
+}
+
+/// Another way to boot the same files.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    /// ISO as a CD, by BIOS.
+    Bios,
+    /// ISO as a CD, by UEFI.
+    Uefi,
+    /// The same ISO in the other emulator.
+    Bochs,
+}
+
+impl Way {
+    /// For the test's name.
+    fn name(self) -> &'static str {
+        match self {
+            Way::Bios => "by BIOS from an ISO",
+            Way::Uefi => "by UEFI from an ISO",
+            Way::Bochs => "in Bochs",
+        }
+    }
+
+    /// Boots the hello system this way.
+    fn test(self, bench: &mut Bench) -> Verdict {
+        match self {
+            Way::Bios => judge(
+                run_hello(bench, "max", |prepared| Ok(Some(Boot::Iso(iso(prepared)?)))),
+                None,
+            ),
+            Way::Uefi => judge(
+                run_hello(bench, "max", |prepared| {
+                    crate::host::fetch::ensure_files(&[(cmd::image::OVMF, "ovmf")])?;
+                    Ok(Some(Boot::UefiIso {
+                        iso: iso(prepared)?,
+                        firmware: cmd::image::firmware()?,
+                    }))
+                }),
+                None,
+            ),
+            Way::Bochs => bochs(bench).unwrap_or_else(|failure| Verdict::Skipped(failure.message)),
+        }
+    }
+}
+
+/// The ISO of a prepared system.
+fn iso(prepared: &cmd::Prepared) -> Result<std::path::PathBuf, Failure> {
+    let iso = prepared.image.with_extension("iso");
+    cmd::image::write_iso(&prepared.hypervisor, &prepared.image, &iso)?;
+    Ok(iso)
+}
+
+/// Boots the hello system in Bochs and looks for its console line.
+fn bochs(bench: &mut Bench) -> Result<Verdict, Failure> {
+    crate::host::fetch::ensure_programs(&[("bochs", "bochs")])?;
+    let system = load("hello")?;
+    let prepared = prepare(&system, &mut bench.builder, 256)?;
+    let seen = crate::qemu::bochs::run(&iso(&prepared)?, Duration::from_secs(180))?;
+    let lines: Vec<String> = cmd::log::decode(&seen, &prepared.programs)
+        .iter()
+        .flat_map(session::Shown::lines)
+        .collect();
+    if lines.iter().any(|line| line.starts_with("[hello] ended with code 0")) {
+        return Ok(Verdict::Passed(1));
+    }
+    let text = lines.join("\n");
+    Ok(Verdict::Failed(0, 1, format!("the VM did not end well:\n{text}")))
+}

@@ -1,0 +1,161 @@
+//! Tests that need no emulator: the crates' own, format, lints, generated files.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::{Case, Verdict};
+use crate::build::TARGET;
+use crate::error::{Context, Failure};
+use crate::host::find;
+use crate::{cmd, tree};
+
+/// The tests, cheap ones first.
+pub fn cases() -> Vec<Case> {
+    let mut cases = vec![
+        Case::new("unit/format", |_| cargo("cargo fmt", &["fmt", "--all", "--check"])),
+        Case::new("unit/lint", |_| cmd::lint::check().into()),
+        Case::new("unit/header-is-current", |_| cmd::header::write(true).into()),
+        Case::new("unit/reference-is-current", |_| cmd::reference::write(true).into()),
+        Case::new("unit/header-compiles-as-c", |_| header_compiles()),
+    ];
+    // xtask is built in release already; its tests reuse that.
+    let suites: [(&str, &[&str]); 4] = [
+        ("unit/protocol", &["-p", "protocol", "--all-features"]),
+        ("unit/hv-core", &["-p", "hv-core", "--all-features"]),
+        ("unit/guest-sdk", &["-p", "guest-sdk", "-p", "guest-build"]),
+        ("unit/xtask", &["--release", "-p", "xtask"]),
+    ];
+    for (name, arguments) in suites {
+        cases.push(Case::new(name, move |_| cargo_test(arguments)));
+    }
+    let clippies: [(&str, &[&str]); 4] = [
+        ("unit/clippy-host", &["-p", "protocol", "-p", "hv-core", "-p", "guest-build", "--all-targets", "--all-features"]),
+        ("unit/clippy-xtask", &["--release", "-p", "xtask", "--all-targets"]),
+        ("unit/clippy-hypervisor", &["--release", "--target", TARGET, "-p", "hv-arch", "-p", "hv"]),
+        ("unit/clippy-guests", &["--release", "--target", TARGET, "--workspace", "--exclude", "xtask", "--exclude", "hv", "--exclude", "hv-arch", "--exclude", "hv-core", "--exclude", "protocol", "--exclude", "guest-build"]),
+    ];
+    for (name, arguments) in clippies {
+        cases.push(Case::new(name, move |_| {
+            let words = [&["clippy"], arguments, &["--", "-D", "warnings"]].concat();
+            cargo("clippy", &words)
+        }));
+    }
+    cases
+}
+
+/// Runs cargo in the checkout: whether it went well, and what it said.
+fn run_cargo(arguments: &[&str]) -> Result<(bool, String), Failure> {
+    let output = Command::new("cargo")
+        .current_dir(tree::root())
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .context("cargo does not start")?;
+    let text = [output.stdout, output.stderr].concat();
+    Ok((output.status.success(), String::from_utf8_lossy(&text).into_owned()))
+}
+
+/// A cargo command that must go well.
+fn cargo(what: &str, arguments: &[&str]) -> Verdict {
+    match run_cargo(arguments) {
+        Ok((true, _)) => Verdict::Passed(1),
+        Ok((false, text)) => Verdict::Failed(0, 1, format!("{what} says:\n{}", tail(&text))),
+        Err(failure) => Verdict::Failed(0, 1, failure.message),
+    }
+}
+
+/// A suite of tests; each counts by itself.
+fn cargo_test(arguments: &[&str]) -> Verdict {
+    let words = [&["test"], arguments].concat();
+    match run_cargo(&words) {
+        Err(failure) => Verdict::Failed(0, 1, failure.message),
+        Ok((good, text)) => {
+            let (passed, failed) = count(&text);
+            if good {
+                Verdict::Passed(passed)
+            } else {
+                Verdict::Failed(passed, failed.max(1), tail(&text))
+            }
+        }
+    }
+}
+
+/// The sums of all `test result:` lines.
+fn count(text: &str) -> (usize, usize) {
+    let number = |line: &str, word: &str| -> usize {
+        let before = line.split(word).next().unwrap_or("").trim_end();
+        before
+            .rsplit(' ')
+            .next()
+            .and_then(|number| number.parse().ok())
+            .unwrap_or(0)
+    };
+    text.lines()
+        .filter(|line| line.starts_with("test result:"))
+        .fold((0, 0), |(passed, failed), line| {
+            (passed + number(line, " passed"), failed + number(line, " failed"))
+        })
+}
+
+/// The end of a long text, where errors are summed up.
+fn tail(text: &str) -> String {
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("Compiling") && !line.ends_with("... ok"))
+        .collect();
+    let start = lines.len().saturating_sub(150);
+    lines.get(start..).unwrap_or_default().join("\n")
+}
+
+/// The header in a C program, compiled with its assertions.
+fn header_compiles() -> Verdict {
+    if find("gcc").is_none() {
+        if let Err(failure) = crate::host::fetch::ensure_programs(&[("gcc", "gcc")]) {
+            return Verdict::Skipped(format!("gcc is not here; {}", failure.message));
+        }
+    }
+    compile_header(&tree::work().join("header")).into()
+}
+
+/// A file that includes the header and uses a call of each form.
+const C_PROGRAM: &str = "\
+#include \"cloister.h\"
+CLOISTER_ABI_NOTE;
+int64_t use(void);
+int64_t use(void)
+{
+    uint64_t second = 0;
+    return cloister_info(CLOISTER_INFO_TOPIC_VERSION) + cloister_translate(0, CLOISTER_START_INFO, &second)
+        + cloister_yield_cpu() + (int64_t)second;
+}
+";
+
+/// Compiles the header as C11 and as C++, if there is a compiler for that.
+fn compile_header(folder: &Path) -> Result<(), Failure> {
+    let source = folder.join("use.c");
+    cmd::write(&source, C_PROGRAM.as_bytes())?;
+    for flags in [["-std=c11", "-O2"], ["-std=c11", "-O0"], ["-std=gnu17", "-O2"]] {
+        let output = Command::new("gcc")
+            .args(flags)
+            .args(["-Wall", "-Wextra", "-Wpedantic", "-Werror", "-ffreestanding", "-c", "-I"])
+            .arg(tree::root().join("guest-sdk/c"))
+            .arg(&source)
+            .arg("-o")
+            .arg(folder.join("use.o"))
+            .output()
+            .context("gcc does not start")?;
+        if !output.status.success() {
+            return Err(Failure::usage(String::from_utf8_lossy(&output.stderr)));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn results_of_several_suites_are_added() {
+        let text = "test result: ok. 12 passed; 0 failed; 1 ignored\nx\ntest result: FAILED. 3 passed; 2 failed; 0";
+        assert_eq!(super::count(text), (15, 2));
+    }
+}
