@@ -711,4 +711,11 @@ static inline int64_t cloister_batch(uint64_t entries, uint64_t count)
     return cloister_raw_call(63, entries, count, 0, 0, 0, 0, NULL);
 }
 
+/* The static library libcloister.a has the entry, the ABI note, and: */
+
+/* The kernel, which the library calls with the start info; its result ends the VM. */
+int cloister_main(const struct cloister_start_info *start);
+/* Writes a zero-terminated text to the console; waits while it is full. */
+void cloister_print(const char *text);
+
 #endif

@@ -1,5 +1,9 @@
 //! Structures in memory that guest and hypervisor both touch. Layouts are fixed: sizes and offsets
 //! are asserted below and golden bytes stand in the tests.
+#![expect(
+    missing_debug_implementations,
+    reason = "zerocopy's derive makes hidden types without it; every structure here derives it"
+)]
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 

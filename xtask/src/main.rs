@@ -11,6 +11,7 @@ mod elf;
 mod error;
 mod generate;
 mod host;
+mod lint;
 mod pack;
 mod qemu;
 mod report;

@@ -62,9 +62,12 @@ impl Builder {
         bin: Option<&str>,
     ) -> Result<PathBuf, Missing> {
         let mut command = Command::new("cargo");
-        command
-            .current_dir(folder)
-            .args(["build", "--target", TARGET, "--message-format=json-render-diagnostics"]);
+        command.current_dir(folder).args([
+            "build",
+            "--target",
+            TARGET,
+            "--message-format=json-render-diagnostics",
+        ]);
         if self.profile == Profile::Release {
             command.arg("--release");
         }
@@ -77,9 +80,11 @@ impl Builder {
         if std::env::var_os("DEFMT_LOG").is_none() {
             command.env("DEFMT_LOG", "info");
         }
-        let (good, executables) = run_cargo(&mut command)
-            .map_err(|failure| Missing::Broken(failure.message))?;
-        let named = package.or(bin).map_or_else(|| folder.display().to_string(), str::to_owned);
+        let (good, executables) =
+            run_cargo(&mut command).map_err(|failure| Missing::Broken(failure.message))?;
+        let named = package
+            .or(bin)
+            .map_or_else(|| folder.display().to_string(), str::to_owned);
         if !good {
             let absent = package.is_some_and(|name| !workspace_has(folder, name));
             return Err(if absent {
@@ -88,8 +93,9 @@ impl Builder {
                 Missing::Broken(format!("`{named}` does not build"))
             });
         }
-        pick(executables, bin, package)
-            .ok_or_else(|| Missing::Absent(format!("`{named}` has no such program; `bin` names one")))
+        pick(executables, bin, package).ok_or_else(|| {
+            Missing::Absent(format!("`{named}` has no such program; `bin` names one"))
+        })
     }
 }
 
@@ -103,13 +109,35 @@ impl Artifacts for Builder {
                 self.cargo(&tree::root(), Some(package), bin.as_deref())
             }
             Artifact::Folder(folder, bin) => self.cargo(folder, None, bin.as_deref()),
+            Artifact::Made(path) => make(path),
             Artifact::File(path) if path.is_file() => Ok(path.clone()),
-            Artifact::File(path) => {
-                Err(Missing::Absent(format!("there is no file `{}`", path.display())))
-            }
+            Artifact::File(path) => Err(Missing::Absent(format!(
+                "there is no file `{}`",
+                path.display()
+            ))),
         };
         self.built.insert(artifact.clone(), result.clone());
         result
+    }
+}
+
+/// Runs `make` for a file, in its folder.
+fn make(path: &Path) -> Result<PathBuf, Missing> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let file = path.file_name().unwrap_or_default();
+    let status = Command::new("make")
+        .arg("--silent")
+        .arg("-C")
+        .arg(folder)
+        .arg(file)
+        .env_remove("CARGO_TARGET_DIR")
+        .stdin(Stdio::null())
+        .stdout(std::io::stderr())
+        .status();
+    match status {
+        Ok(status) if status.success() => Ok(path.to_path_buf()),
+        Ok(status) => Err(Missing::Broken(format!("make ended with {status}"))),
+        Err(error) => Err(Missing::Broken(format!("make does not start: {error}"))),
     }
 }
 

@@ -124,5 +124,8 @@ pub fn firmware() -> Result<PathBuf, Failure> {
     if path.is_file() {
         return Ok(path);
     }
-    Err(fetch::missing(codes::TOOL_MISSING, "UEFI firmware (package ovmf)"))
+    Err(fetch::missing(
+        codes::TOOL_MISSING,
+        "UEFI firmware (package ovmf)",
+    ))
 }

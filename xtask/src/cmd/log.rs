@@ -40,7 +40,8 @@ pub fn run(options: &Options) -> Result<Exit, Failure> {
     let programs = programs(elf)?;
     let bytes = if file.as_os_str() == "-" {
         let mut bytes = Vec::new();
-        std::io::Read::read_to_end(&mut std::io::stdin().lock(), &mut bytes).context("standard input")?;
+        std::io::Read::read_to_end(&mut std::io::stdin().lock(), &mut bytes)
+            .context("standard input")?;
         bytes
     } else {
         std::fs::read(file).context(file.display())?

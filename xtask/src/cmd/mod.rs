@@ -47,7 +47,9 @@ pub fn load(name: &str) -> Result<System, Failure> {
         }
         refused(&[failure])
     })?;
-    let stem = path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
+    let stem = path
+        .file_stem()
+        .map_or_else(String::new, |s| s.to_string_lossy().into_owned());
     let folder = path.parent().unwrap_or(Path::new("."));
     system::parse(source(&text), &stem, folder).map_err(|errors| refused(&errors))
 }
@@ -69,7 +71,10 @@ pub fn system_names() -> Vec<String> {
     let mut names: Vec<String> = folder
         .flatten()
         .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "toml")
+        })
         .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
         .collect();
     names.sort();
@@ -108,7 +113,11 @@ pub fn prepare(
 
 /// The profile of a `--debug` flag.
 pub fn profile(debug: bool) -> Profile {
-    if debug { Profile::Debug } else { Profile::Release }
+    if debug {
+        Profile::Debug
+    } else {
+        Profile::Release
+    }
 }
 
 /// Writes a file, with the folders above it.

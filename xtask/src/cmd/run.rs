@@ -54,6 +54,9 @@ pub struct Options {
     /// Boots the ISO by UEFI firmware.
     #[arg(long, conflicts_with = "iso")]
     uefi: bool,
+    /// Another argument for QEMU (can be given several times).
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    qemu: Vec<String>,
 }
 
 /// Runs the command.
@@ -64,14 +67,24 @@ pub fn run(options: &Options) -> Result<Exit, Failure> {
     let mut builder = Builder::new(profile(options.debug));
     eprintln!("xtask: building {}", system.name);
     let prepared = prepare(&system, &mut builder, options.mem)?;
+    let goal = Goal {
+        save: Some(prepared.image.with_extension("serial")),
+        ..goal
+    };
     let machine = machine(options, program, &prepared)?;
     let mut view: Box<dyn View> = if options.json {
         Box::new(JsonView)
     } else {
-        Box::new(TerminalView::new(term::colours(), prepared.programs.names()))
+        Box::new(TerminalView::new(
+            term::colours(),
+            prepared.programs.names(),
+        ))
     };
     if goal.interactive {
-        eprintln!("xtask: booting {}; Ctrl-] switches consoles, Ctrl-C ends", system.name);
+        eprintln!(
+            "xtask: booting {}; Ctrl-] switches consoles, Ctrl-C ends",
+            system.name
+        );
     } else {
         eprintln!("xtask: booting {}", system.name);
     }
@@ -95,6 +108,7 @@ fn goal(options: &Options) -> Result<Goal, Failure> {
         to_end: false,
         timeout: options.timeout.map(Duration::from_secs),
         interactive: false,
+        save: None,
     };
     Ok(Goal {
         // A script types by itself.
@@ -128,6 +142,7 @@ fn machine(options: &Options, program: Program, prepared: &Prepared) -> Result<M
         memory_mib: options.mem,
         cpu: options.cpu.clone(),
         icount: options.icount,
+        more: options.qemu.clone(),
     })
 }
 
@@ -150,7 +165,11 @@ fn conclude(outcome: &Outcome, json: bool) {
         }
         eprintln!("  try: {}\n  see: docs/errors/{}.md", code.remedy, code.id);
     }
-    eprintln!("xtask: {} (exit code {})", outcome.exit.words(), outcome.exit.code());
+    eprintln!(
+        "xtask: {} (exit code {})",
+        outcome.exit.words(),
+        outcome.exit.code()
+    );
 }
 
 /// The stable code of an end that was not meant.

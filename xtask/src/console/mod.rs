@@ -109,7 +109,10 @@ impl Demultiplexer {
         }
         content.push(byte);
         if byte == b'\n' || ending || content.len() > RECORD_LIMIT {
-            return Some(Item::Damaged(format!("{} bytes are no record", content.len())));
+            return Some(Item::Damaged(format!(
+                "{} bytes are no record",
+                content.len()
+            )));
         }
         self.state = State::Record(content, false);
         None
@@ -201,7 +204,12 @@ mod tests {
 
     #[test]
     fn lines_and_records_come_apart_wherever_the_bytes_are_cut() {
-        let bytes = [b"[a] on\r\n[b] t".to_vec(), wire(&record()), b"wo\n".to_vec()].concat();
+        let bytes = [
+            b"[a] on\r\n[b] t".to_vec(),
+            wire(&record()),
+            b"wo\n".to_vec(),
+        ]
+        .concat();
         let expected = [
             Item::Line("[a] on".into()),
             Item::Record(Box::new(record())),

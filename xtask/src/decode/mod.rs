@@ -59,9 +59,10 @@ impl Program {
             DecodeError::UnexpectedEof => "the frame is cut".to_owned(),
             DecodeError::Malformed => "the frame fits another build of the program".to_owned(),
         })?;
-        let place = log.locations.get(&frame.index()).map(|location| {
-            format!("{}:{}", short(&location.file), location.line)
-        });
+        let place = log
+            .locations
+            .get(&frame.index())
+            .map(|location| format!("{}:{}", short(&location.file), location.line));
         Ok(Message {
             level: frame.level().map_or("", |level| level.as_str()).to_owned(),
             text: frame.display_message().to_string(),
@@ -89,7 +90,10 @@ fn read_log_table(path: &Path) -> Option<LogTable> {
 /// A source path from the crate's folder on, without what is the same for all.
 pub fn short(path: &Path) -> String {
     let root = crate::tree::root();
-    path.strip_prefix(&root).unwrap_or(path).display().to_string()
+    path.strip_prefix(&root)
+        .unwrap_or(path)
+        .display()
+        .to_string()
 }
 
 /// All programs of a running system.
@@ -134,7 +138,10 @@ impl Programs {
     pub fn message(&self, source: Option<VmId>, frame: &[u8]) -> Result<Message, String> {
         match source {
             None => Some(&self.hypervisor),
-            Some(vm) => self.vms.get(index(vm)).and_then(|programs| programs.first()),
+            Some(vm) => self
+                .vms
+                .get(index(vm))
+                .and_then(|programs| programs.first()),
         }
         .ok_or_else(|| "no ELF file is known for it".to_owned())?
         .message(frame)

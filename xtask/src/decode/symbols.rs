@@ -60,7 +60,12 @@ impl Symbols {
         let file = object::File::parse(bytes.as_slice()).ok()?;
         let mut functions: Vec<Function> = file
             .symbols()
-            .filter(|symbol| matches!(symbol.kind(), SymbolKind::Text | SymbolKind::Label | SymbolKind::Unknown))
+            .filter(|symbol| {
+                matches!(
+                    symbol.kind(),
+                    SymbolKind::Text | SymbolKind::Label | SymbolKind::Unknown
+                )
+            })
             .filter(|symbol| symbol.is_definition() && symbol.address() > 0)
             .filter_map(|symbol| {
                 Some(Function {
@@ -85,7 +90,11 @@ impl Symbols {
         let function = self.functions.get(after.checked_sub(1)?)?;
         let offset = address - function.start;
         // Assembly labels have no size; take them as far as a small routine goes.
-        let size = if function.size == 0 { 4096 } else { function.size };
+        let size = if function.size == 0 {
+            4096
+        } else {
+            function.size
+        };
         let line = self.line(address);
         if offset >= size && line.is_none() {
             return None;

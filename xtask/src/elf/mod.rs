@@ -49,7 +49,10 @@ impl Segment {
 
     /// The addresses of its pages.
     fn range(&self) -> Range<u64> {
-        self.address..self.address.saturating_add(self.pages().saturating_mul(PAGE_SIZE))
+        self.address
+            ..self
+                .address
+                .saturating_add(self.pages().saturating_mul(PAGE_SIZE))
     }
 }
 
@@ -76,7 +79,10 @@ impl Fault {
 pub fn read(data: &[u8]) -> Result<Kernel, Fault> {
     let header = header(data)?;
     let malformed = |error: object::read::Error| {
-        Fault::new(codes::NOT_A_KERNEL, format!("the ELF file is damaged: {error}"))
+        Fault::new(
+            codes::NOT_A_KERNEL,
+            format!("the ELF file is damaged: {error}"),
+        )
     };
     let programs = header
         .program_headers(LittleEndian, data)

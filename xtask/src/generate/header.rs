@@ -62,6 +62,17 @@ const NOTE: &str = "\
 
 ";
 
+/// What the static library offers and expects.
+const LIBRARY: &str = "\
+/* The static library libcloister.a has the entry, the ABI note, and: */
+
+/* The kernel, which the library calls with the start info; its result ends the VM. */
+int cloister_main(const struct cloister_start_info *start);
+/* Writes a zero-terminated text to the console; waits while it is full. */
+void cloister_print(const char *text);
+
+";
+
 /// The whole header.
 pub fn text() -> String {
     let mut out = HEAD.to_owned();
@@ -76,7 +87,11 @@ pub fn text() -> String {
     }
     out += "/* Why a call is refused. */\n";
     for status in Status::ALL {
-        define(&mut out, &format!("STATUS_{}", shout(status.name())), status.number());
+        define(
+            &mut out,
+            &format!("STATUS_{}", shout(status.name())),
+            status.number(),
+        );
     }
     out.push('\n');
     out += NOTE;
@@ -85,20 +100,29 @@ pub fn text() -> String {
     }
     out += "/* Numbers of the calls. */\n";
     for call in CALLS {
-        define(&mut out, &format!("CALL_{}", call.name.to_ascii_uppercase()), call.number);
+        define(
+            &mut out,
+            &format!("CALL_{}", call.name.to_ascii_uppercase()),
+            call.number,
+        );
     }
     out.push('\n');
     out += RAW_CALL;
     for call in CALLS {
         write_call(&mut out, call);
     }
+    out += LIBRARY;
     out += "#endif\n";
     out
 }
 
 /// A `#define` of a number.
 fn define(out: &mut String, name: &str, value: u64) {
-    let value = if value > 0xffff { format!("{value:#x}") } else { value.to_string() };
+    let value = if value > 0xffff {
+        format!("{value:#x}")
+    } else {
+        value.to_string()
+    };
     let _ = writeln!(out, "#define CLOISTER_{name} UINT64_C({value})");
 }
 
@@ -108,7 +132,11 @@ fn constants(out: &mut String) {
     out.push_str("/* The wire version. */\n");
     let _ = writeln!(out, "#define CLOISTER_ABI_MAJOR {}", version.major);
     let _ = writeln!(out, "#define CLOISTER_ABI_MINOR {}", version.minor);
-    let _ = writeln!(out, "#define CLOISTER_NOTE_TYPE_ABI {}\n", protocol::note::TYPE_ABI);
+    let _ = writeln!(
+        out,
+        "#define CLOISTER_NOTE_TYPE_ABI {}\n",
+        protocol::note::TYPE_ABI
+    );
     out.push_str("/* Which addresses belong to whom. */\n");
     for (name, value) in layout_numbers() {
         define(out, name, value);
@@ -206,7 +234,9 @@ fn in_order_of_use() -> Vec<&'static StructureInfo> {
 
 /// The element type of a field, and how many there are if it is an array.
 fn element(kind: &str) -> (&str, Option<&str>) {
-    let array = kind.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let array = kind
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
     match array.and_then(|inner| inner.split_once(';')) {
         Some((element, count)) => (element.trim(), Some(count.trim())),
         None => (kind, None),
@@ -247,7 +277,12 @@ fn write_structure(out: &mut String, structure: &StructureInfo) {
         "_Static_assert(sizeof({name}) == {}, \"size of {name}\");",
         structure.size
     );
-    for FieldInfo { name: field, offset, .. } in structure.fields {
+    for FieldInfo {
+        name: field,
+        offset,
+        ..
+    } in structure.fields
+    {
         let _ = writeln!(
             out,
             "_Static_assert(offsetof({name}, {field}) == {offset}, \"offset of {field}\");"
@@ -306,7 +341,12 @@ mod tests {
         let text = super::text();
         for call in CALLS {
             let function = format!("int64_t cloister_{}(", call.name);
-            assert_eq!(text.contains(&function), call.name != "resume", "{}", call.name);
+            assert_eq!(
+                text.contains(&function),
+                call.name != "resume",
+                "{}",
+                call.name
+            );
         }
         for structure in STRUCTURES {
             let declaration = format!("struct cloister_{} {{", super::snake(structure.name));

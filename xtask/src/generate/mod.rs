@@ -7,7 +7,10 @@ pub mod reference;
 
 /// The lines of a documentation comment without its left margin and without Rust's link marks.
 pub fn doc_lines(doc: &str) -> Vec<String> {
-    let text = doc.replace("[`crate::", "`").replace("[`", "`").replace("`]", "`");
+    let text = doc
+        .replace("[`crate::", "`")
+        .replace("[`", "`")
+        .replace("`]", "`");
     text.trim_end()
         .lines()
         .map(|line| line.strip_prefix(' ').unwrap_or(line).to_owned())
@@ -110,6 +113,9 @@ mod tests {
 
     #[test]
     fn documentation_loses_its_margin_and_link_marks() {
-        assert_eq!(doc_lines(" See [`crate::call::Map`].\n It maps.\n"), ["See `call::Map`.", "It maps."]);
+        assert_eq!(
+            doc_lines(" See [`crate::call::Map`].\n It maps.\n"),
+            ["See `call::Map`.", "It maps."]
+        );
     }
 }

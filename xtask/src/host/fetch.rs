@@ -20,7 +20,12 @@ pub fn ready() -> Result<Program, Failure> {
         return Err(missing(codes::QEMU_MISSING, "QEMU names no program"));
     }
     install_qemu()?;
-    qemu().ok_or_else(|| missing(codes::QEMU_MISSING, "it is not there after its installation"))
+    qemu().ok_or_else(|| {
+        missing(
+            codes::QEMU_MISSING,
+            "it is not there after its installation",
+        )
+    })
 }
 
 /// Installs the bare-metal target, if it is missing.
@@ -28,7 +33,9 @@ pub fn ensure_target() -> Result<(), Failure> {
     if has_target() {
         return Ok(());
     }
-    say(&format!("the Rust target {TARGET} is missing: rustup target add {TARGET}"));
+    say(&format!(
+        "the Rust target {TARGET} is missing: rustup target add {TARGET}"
+    ));
     let added = Command::new("rustup")
         .current_dir(crate::tree::root())
         .args(["target", "add", TARGET])
@@ -67,7 +74,11 @@ pub fn ensure_files(wanted: &[(&str, &str)]) -> Result<(), Failure> {
         .filter(|(path, _)| lacking(path))
         .map(|(_, package)| *package)
         .collect();
-    if packages.is_empty() { Ok(()) } else { install(&packages) }
+    if packages.is_empty() {
+        Ok(())
+    } else {
+        install(&packages)
+    }
 }
 
 /// Gets QEMU: as a package, or unpacked into our folder.
@@ -88,7 +99,10 @@ fn install(packages: &[&str]) -> Result<(), Failure> {
         let what = format!("packages {} (as Debian names them)", packages.join(" "));
         return Err(missing(codes::TOOL_MISSING, &what));
     }
-    say(&format!("missing here: {0}; apt-get install {0}", packages.join(" ")));
+    say(&format!(
+        "missing here: {0}; apt-get install {0}",
+        packages.join(" ")
+    ));
     // Old lists are better than none: the installation decides.
     let _ = apt(&["update", "-q"], &[]);
     let words = ["install", "-q", "-y", "--no-install-recommends"];
@@ -119,7 +133,12 @@ fn unpack_qemu(folder: &Path) -> Result<(), Failure> {
     let packages = folder.join("packages");
     std::fs::create_dir_all(&packages).context(packages.display())?;
     let listed = super::output(Command::new("apt-get").args([
-        "-o", "Debug::NoLocking=1", "--print-uris", "-y", "--no-install-recommends", "install",
+        "-o",
+        "Debug::NoLocking=1",
+        "--print-uris",
+        "-y",
+        "--no-install-recommends",
+        "install",
         "qemu-system-x86",
     ]))
     .ok_or_else(|| missing(codes::QEMU_MISSING, &instructions()))?;
@@ -135,7 +154,10 @@ fn unpack_qemu(folder: &Path) -> Result<(), Failure> {
     if !status.success() {
         return Err(missing(codes::QEMU_MISSING, &instructions()));
     }
-    for entry in std::fs::read_dir(&packages).context(packages.display())?.flatten() {
+    for entry in std::fs::read_dir(&packages)
+        .context(packages.display())?
+        .flatten()
+    {
         let unpacked = Command::new("dpkg-deb")
             .arg("-x")
             .arg(entry.path())
@@ -174,7 +196,10 @@ pub fn instructions() -> String {
     known
         .iter()
         .find(|(name, _)| identity.contains(name))
-        .map_or("install QEMU for x86-64 (macOS: brew install qemu)", |(_, command)| command)
+        .map_or(
+            "install QEMU for x86-64 (macOS: brew install qemu)",
+            |(_, command)| command,
+        )
         .to_owned()
 }
 

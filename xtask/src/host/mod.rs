@@ -31,11 +31,21 @@ pub fn private_tools() -> PathBuf {
 pub fn qemu() -> Option<Program> {
     if let Some(named) = std::env::var_os("QEMU").filter(|named| !named.is_empty()) {
         let path = PathBuf::from(&named);
-        let path = if path.components().count() == 1 { find(path.to_str()?)? } else { path };
-        return path.is_file().then(|| Program { path, ..Program::default() });
+        let path = if path.components().count() == 1 {
+            find(path.to_str()?)?
+        } else {
+            path
+        };
+        return path.is_file().then(|| Program {
+            path,
+            ..Program::default()
+        });
     }
     find(QEMU)
-        .map(|path| Program { path, ..Program::default() })
+        .map(|path| Program {
+            path,
+            ..Program::default()
+        })
         .or_else(|| private_qemu(&private_tools()))
 }
 
@@ -49,11 +59,21 @@ fn private_qemu(folder: &Path) -> Option<Program> {
     let library = folder.join("usr/lib/x86_64-linux-gnu");
     Some(Program {
         path,
-        arguments: ["-L", &share("qemu"), "-L", &share("seabios"), "-vga", "none"]
-            .map(str::to_owned)
-            .to_vec(),
+        arguments: [
+            "-L",
+            &share("qemu"),
+            "-L",
+            &share("seabios"),
+            "-vga",
+            "none",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
         environment: vec![
-            ("QEMU_MODULE_DIR".to_owned(), library.join("qemu").display().to_string()),
+            (
+                "QEMU_MODULE_DIR".to_owned(),
+                library.join("qemu").display().to_string(),
+            ),
             ("LD_LIBRARY_PATH".to_owned(), library.display().to_string()),
         ],
     })
@@ -78,7 +98,11 @@ pub fn is_root() -> bool {
 
 /// What a command prints, if it ends well.
 pub fn output(command: &mut Command) -> Option<String> {
-    let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
     output
         .status
         .success()

@@ -56,16 +56,35 @@ pub struct Machine {
     pub cpu: String,
     /// Whether time is counted in instructions, the same in every run.
     pub icount: bool,
+    /// More arguments for the emulator.
+    pub more: Vec<String>,
 }
 
 /// Serial line at stdio, no devices but those the hypervisor knows, end instead of reboot.
 const FIXED: &[&str] = &[
-    "-M", "q35", "-accel", "tcg", "-serial", "stdio", "-display", "none", "-monitor", "none",
-    "-no-reboot", "-nodefaults", "-device", "isa-debug-exit,iobase=0xf4,iosize=4",
+    "-M",
+    "q35",
+    "-accel",
+    "tcg",
+    "-serial",
+    "stdio",
+    "-display",
+    "none",
+    "-monitor",
+    "none",
+    "-no-reboot",
+    "-nodefaults",
+    "-device",
+    "isa-debug-exit,iobase=0xf4,iosize=4",
 ];
 
 /// One instruction is one nanosecond, and the clock starts on a fixed day.
-const ICOUNT: &[&str] = &["-icount", "shift=0,sleep=off", "-rtc", "base=2020-01-01,clock=vm"];
+const ICOUNT: &[&str] = &[
+    "-icount",
+    "shift=0,sleep=off",
+    "-rtc",
+    "base=2020-01-01,clock=vm",
+];
 
 impl Machine {
     /// The command line as words.
@@ -87,6 +106,7 @@ impl Machine {
                 add(&["-bios", &text(firmware), "-cdrom", &text(iso), "-boot", "d"]);
             }
         }
+        words.extend(self.more.iter().cloned());
         words
     }
 

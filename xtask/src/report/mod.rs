@@ -97,7 +97,10 @@ fn exception(crash: &Crash<'_>) -> Option<String> {
         .get(usize::from(vector))
         .copied()
         .unwrap_or("exception");
-    let mut text = format!("{name} (vector {vector}, error code {:#x})", crash.error_code);
+    let mut text = format!(
+        "{name} (vector {vector}, error code {:#x})",
+        crash.error_code
+    );
     if let Some(address) = crash.fault_address {
         let _ = write!(text, ": {}", access(crash.error_code, address));
     }

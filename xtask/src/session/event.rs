@@ -78,7 +78,9 @@ impl Shown {
     /// Who speaks: a VM's name, or nothing for hypervisor and tools.
     pub fn speaker(&self) -> Option<&str> {
         match self {
-            Shown::Console { vm, .. } | Shown::Crashed { vm, .. } | Shown::Ended { vm, .. } => Some(vm),
+            Shown::Console { vm, .. } | Shown::Crashed { vm, .. } | Shown::Ended { vm, .. } => {
+                Some(vm)
+            }
             Shown::Log { source, .. } => Some(source),
             Shown::Machine(_) | Shown::Booted { .. } | Shown::Note(_) => None,
         }
@@ -150,7 +152,11 @@ pub fn explain(record: &Record<'static>, programs: &Programs, wall: Option<Durat
 /// A log message: `[name] LEVEL 12.345 ms text (file:line)`.
 fn log_line(source: &str, time_ns: u64, message: &Message) -> String {
     let level = message.level.to_uppercase();
-    let mut line = format!("[{source}] {level:<5} {} {}", milliseconds(time_ns), message.text);
+    let mut line = format!(
+        "[{source}] {level:<5} {} {}",
+        milliseconds(time_ns),
+        message.text
+    );
     if let Some(place) = &message.place {
         line += &format!(" ({place})");
     }

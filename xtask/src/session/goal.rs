@@ -18,6 +18,8 @@ pub struct Goal {
     pub timeout: Option<Duration>,
     /// A person types.
     pub interactive: bool,
+    /// Where the serial line is saved as it is, for `log decode`.
+    pub save: Option<std::path::PathBuf>,
 }
 
 impl Goal {
@@ -196,8 +198,10 @@ mod tests {
     #[test]
     fn a_script_waits_switches_the_console_and_sends() {
         let goal = Goal {
-            script: parse_script("# talk\n\nshell expect > \nshell send echo hi there\nshell expect hi\n")
-                .unwrap(),
+            script: parse_script(
+                "# talk\n\nshell expect > \nshell send echo hi there\nshell expect hi\n",
+            )
+            .unwrap(),
             ..Goal::default()
         };
         let mut progress = Progress::new(&goal, &["hello".into(), "shell".into()]);
@@ -230,7 +234,11 @@ mod tests {
 
     #[test]
     fn a_wrong_script_line_is_named() {
-        assert!(parse_script("\nshell says hi").unwrap_err().starts_with("line 2"));
+        assert!(
+            parse_script("\nshell says hi")
+                .unwrap_err()
+                .starts_with("line 2")
+        );
         assert!(parse_script("shell").is_err());
         assert!(parse_script("shell expect").is_err());
     }

@@ -67,6 +67,8 @@ struct Session<'a> {
     quiet_since: Instant,
     outcome: Outcome,
     stop: bool,
+    /// Where the serial line is saved as it is.
+    saved: Option<std::fs::File>,
 }
 
 /// Boots a machine and follows it to its end, or until the goal is reached.
@@ -80,7 +82,10 @@ pub fn run(
     let mut running = machine.start()?;
     let (sender, signals) = channel();
     listen(&mut running, &sender);
-    let _raw = goal.interactive.then(crate::term::RawInput::enter).flatten();
+    let _raw = goal
+        .interactive
+        .then(crate::term::RawInput::enter)
+        .flatten();
     if goal.interactive {
         input::listen(sender);
     } else {
@@ -103,6 +108,10 @@ pub fn run(
             reset: false,
         },
         stop: false,
+        saved: goal
+            .save
+            .as_ref()
+            .and_then(|path| std::fs::File::create(path).ok()),
     };
     let end = session.follow(&signals, goal);
     session.judge(end, goal);
@@ -142,7 +151,10 @@ fn listen(running: &mut Running, sender: &Sender<Signal>) {
         let sender = sender.clone();
         std::thread::spawn(move || {
             use std::io::BufRead;
-            for line in std::io::BufReader::new(stderr).lines().map_while(Result::ok) {
+            for line in std::io::BufReader::new(stderr)
+                .lines()
+                .map_while(Result::ok)
+            {
                 if sender.send(Signal::Complaint(line)).is_err() {
                     break;
                 }
@@ -182,6 +194,10 @@ impl Session<'_> {
     /// Takes bytes of the serial line.
     fn take(&mut self, bytes: &[u8]) {
         self.quiet_since = Instant::now();
+        if let Some(file) = &mut self.saved {
+            // A full disk must not end the run.
+            let _ = file.write_all(bytes);
+        }
         let mut items = Vec::new();
         self.demultiplexer.feed(bytes, &mut items);
         for item in items {
@@ -273,7 +289,12 @@ impl Session<'_> {
         }
         self.settle(true);
         let status = match end {
-            End::Machine => self.running.child.wait().ok().and_then(|status| status.code()),
+            End::Machine => self
+                .running
+                .child
+                .wait()
+                .ok()
+                .and_then(|status| status.code()),
             End::Reached | End::TimeOut | End::Asked => {
                 self.running.kill();
                 None

@@ -59,7 +59,9 @@ impl TerminalView {
             .and_then(|name| self.names.iter().position(|other| other == name));
         let colour = index.and_then(|index| COLOURS.get(index % COLOURS.len()));
         match (colour, clean.split_once(']')) {
-            (Some(colour), Some((name, rest))) => format!("\x1b[{colour}m{name}]\x1b[0m{rest}\x1b[0m"),
+            (Some(colour), Some((name, rest))) => {
+                format!("\x1b[{colour}m{name}]\x1b[0m{rest}\x1b[0m")
+            }
             _ => format!("\x1b[2m{clean}\x1b[0m"),
         }
     }
@@ -68,7 +70,9 @@ impl TerminalView {
 /// Writes to standard output. A reader that went away ends the program at the next line anyway.
 fn write(text: &str) {
     let mut stdout = std::io::stdout().lock();
-    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    let _ = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush());
 }
 
 impl View for TerminalView {
@@ -82,7 +86,11 @@ impl View for TerminalView {
             write(&format!("{}\n", harmless(rest)));
             return;
         }
-        let mut text = if written > 0 { "\n".to_owned() } else { String::new() };
+        let mut text = if written > 0 {
+            "\n".to_owned()
+        } else {
+            String::new()
+        };
         for line in &lines {
             text += &self.painted(line, shown);
             text.push('\n');

@@ -75,7 +75,9 @@ pub fn assemble(
 fn channels(system: &System) -> Vec<ChannelManifest> {
     let index = |name: &str| {
         let position = system.vms.iter().position(|vm| vm.name == name);
-        position.and_then(|i| u32::try_from(i).ok()).unwrap_or(u32::MAX)
+        position
+            .and_then(|i| u32::try_from(i).ok())
+            .unwrap_or(u32::MAX)
     };
     system
         .channels
@@ -223,7 +225,12 @@ impl Work<'_> {
     /// Compares what all VMs need with what the machine has.
     fn check_machine(&mut self, vms: &[VmManifest], memory_mib: u64) {
         let of_vms: u64 = vms.iter().map(|vm| vm.memory_frames + vm.pool_frames).sum();
-        let of_channels: u64 = self.system.channels.iter().map(|channel| channel.frames).sum();
+        let of_channels: u64 = self
+            .system
+            .channels
+            .iter()
+            .map(|channel| channel.frames)
+            .sum();
         let of_image: u64 = self
             .payloads
             .iter()

@@ -49,7 +49,10 @@ fn check_names(
     let mut seen: BTreeMap<&str, &Place> = BTreeMap::new();
     for (name, place) in names {
         if let Some(first) = seen.get(name) {
-            let text = format!("two {what} are named `{name}`, the first in line {}", first.line);
+            let text = format!(
+                "two {what} are named `{name}`, the first in line {}",
+                first.line
+            );
             errors.push(source.error(codes::DUPLICATE, place, text));
         } else {
             seen.insert(name, place);
@@ -60,7 +63,11 @@ fn check_names(
 /// Checks the counts of one VM and the names of its modules.
 fn check_vm(source: Source<'_>, system: &System, vm: &VmSpec, errors: &mut Vec<ConfigError>) {
     if vm.modules.len() > limit::MODULES as usize {
-        let what = format!("{} modules, at most {} fit", vm.modules.len(), limit::MODULES);
+        let what = format!(
+            "{} modules, at most {} fit",
+            vm.modules.len(),
+            limit::MODULES
+        );
         errors.push(source.error(codes::TOO_MANY, &vm.place, what));
     }
     let modules: Vec<(&str, &Place)> = vm

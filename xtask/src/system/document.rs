@@ -81,7 +81,12 @@ impl Source<'_> {
     }
 
     /// An error at a place.
-    pub fn error(&self, code: &'static Code, place: &Place, what: impl Into<String>) -> ConfigError {
+    pub fn error(
+        &self,
+        code: &'static Code,
+        place: &Place,
+        what: impl Into<String>,
+    ) -> ConfigError {
         ConfigError {
             code,
             what: what.into(),
@@ -200,7 +205,11 @@ impl<'a, 'e> TableReader<'a, 'e> {
     }
 
     /// A whole number within bounds.
-    pub fn number(&mut self, key: &'static str, bounds: std::ops::RangeInclusive<u64>) -> Option<Placed<u64>> {
+    pub fn number(
+        &mut self,
+        key: &'static str,
+        bounds: std::ops::RangeInclusive<u64>,
+    ) -> Option<Placed<u64>> {
         let found = self.value(key)?;
         let Some(number) = integer(found.value) else {
             return self.wrong_type(&found, "a whole number");
@@ -267,7 +276,11 @@ impl<'a, 'e> TableReader<'a, 'e> {
     }
 
     /// A list of whole numbers within bounds.
-    pub fn numbers(&mut self, key: &'static str, bounds: &std::ops::RangeInclusive<u64>) -> Vec<Placed<u64>> {
+    pub fn numbers(
+        &mut self,
+        key: &'static str,
+        bounds: &std::ops::RangeInclusive<u64>,
+    ) -> Vec<Placed<u64>> {
         let mut numbers = Vec::new();
         for item in self.list(key) {
             match integer(item.value).and_then(|number| u64::try_from(number).ok()) {
@@ -276,7 +289,11 @@ impl<'a, 'e> TableReader<'a, 'e> {
                     place: item.place,
                 }),
                 _ => {
-                    let what = format!("`{key}` takes numbers from {} to {}", bounds.start(), bounds.end());
+                    let what = format!(
+                        "`{key}` takes numbers from {} to {}",
+                        bounds.start(),
+                        bounds.end()
+                    );
                     self.refuse(codes::BAD_VALUE, &item.place, what);
                 }
             }
@@ -339,7 +356,11 @@ impl<'a, 'e> TableReader<'a, 'e> {
         let what = format!(
             "`{}` is {} {}, it must be {wanted}",
             found.place.key,
-            if found.value.type_str().starts_with(['a', 'i']) { "an" } else { "a" },
+            if found.value.type_str().starts_with(['a', 'i']) {
+                "an"
+            } else {
+                "a"
+            },
             found.value.type_str(),
         );
         self.refuse(codes::WRONG_TYPE, &found.place, what);
@@ -357,9 +378,9 @@ impl<'a, 'e> TableReader<'a, 'e> {
                 line: self.source.line(&key.span()),
                 key: self.key_path(name),
             };
-            let mut error = self
-                .source
-                .error(codes::UNKNOWN_KEY, &place, format!("unknown key `{name}`"));
+            let mut error =
+                self.source
+                    .error(codes::UNKNOWN_KEY, &place, format!("unknown key `{name}`"));
             error.remedy = Some(match nearest(name, &self.known) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("known keys here: {}", self.known.join(", ")),
@@ -383,7 +404,11 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         "K" => 10,
         "M" => 20,
         "G" => 30,
-        _ => return Err(format!("is \"{text}\", it must be a number with K, M or G, such as \"16M\"")),
+        _ => {
+            return Err(format!(
+                "is \"{text}\", it must be a number with K, M or G, such as \"16M\""
+            ));
+        }
     };
     let number: u64 = digits
         .parse()
@@ -393,7 +418,9 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         .filter(|bytes| *bytes <= 1 << 46)
         .ok_or_else(|| format!("is \"{text}\", more than any machine has"))?;
     if bytes == 0 || bytes % protocol::layout::PAGE_SIZE != 0 {
-        return Err(format!("is \"{text}\", it must be a multiple of 4K above 0"));
+        return Err(format!(
+            "is \"{text}\", it must be a multiple of 4K above 0"
+        ));
     }
     Ok(bytes)
 }
@@ -416,7 +443,9 @@ fn distance(from: &str, to: &str) -> usize {
         let mut left = index + 1;
         let mut next = vec![left];
         for (b, above) in to.bytes().zip(row.iter().skip(1)) {
-            left = (diagonal + usize::from(a != b)).min(left + 1).min(above + 1);
+            left = (diagonal + usize::from(a != b))
+                .min(left + 1)
+                .min(above + 1);
             next.push(left);
             diagonal = *above;
         }

@@ -82,6 +82,8 @@ pub enum Artifact {
     Folder(PathBuf, Option<String>),
     /// A file as it is.
     File(PathBuf),
+    /// A file that `make` makes, in its folder.
+    Made(PathBuf),
 }
 
 /// One `[[channel]]`.
@@ -153,7 +155,9 @@ fn read_system(
     errors: &mut Vec<ConfigError>,
 ) -> System {
     let mut top = TableReader::new(source, table, Place::default(), errors);
-    let name = top.text("name").map_or_else(|| stem.to_owned(), |name| name.value);
+    let name = top
+        .text("name")
+        .map_or_else(|| stem.to_owned(), |name| name.value);
     let vm_tables = top.tables("vm");
     let channel_tables = top.tables("channel");
     let test_table = top.table("test");
@@ -169,8 +173,12 @@ fn read_system(
         let reader = TableReader::new(source, channel.value, place, top.errors());
         channels.extend(read_channel(reader));
     }
-    let test = test_table
-        .map(|test| read_test(TableReader::new(source, test.value, test.place, top.errors()), folder));
+    let test = test_table.map(|test| {
+        read_test(
+            TableReader::new(source, test.value, test.place, top.errors()),
+            folder,
+        )
+    });
     top.finish();
     System {
         name,
@@ -201,13 +209,24 @@ fn read_vm(mut table: TableReader<'_, '_>, folder: &Path) -> Option<VmSpec> {
     let weight = table.number("weight", 1..=10_000);
     let cap = table.number("cap", 1..=100 * u64::from(limit::VCPUS));
     let label = table.table("label");
-    let label = label.map(|label| read_label(TableReader::new(table.source(), label.value, label.place, table.errors())));
+    let label = label.map(|label| {
+        read_label(TableReader::new(
+            table.source(),
+            label.value,
+            label.place,
+            table.errors(),
+        ))
+    });
     let on_crash = read_on_crash(&mut table);
     let command_line = table.text("command-line");
     if let Some(text) = &command_line
         && text.value.len() > limit::COMMAND_LINE as usize
     {
-        let what = format!("`command-line` has {} bytes, at most {}", text.value.len(), limit::COMMAND_LINE);
+        let what = format!(
+            "`command-line` has {} bytes, at most {}",
+            text.value.len(),
+            limit::COMMAND_LINE
+        );
         table.refuse(codes::BAD_VALUE, &text.place, what);
     }
     let mut modules = Vec::new();
@@ -219,7 +238,10 @@ fn read_vm(mut table: TableReader<'_, '_>, folder: &Path) -> Option<VmSpec> {
     Some(VmSpec {
         name: name?.value,
         kernel: kernel?,
-        memory: frames(memory.unwrap_or(Placed { value: 16 << 20, place: place.clone() })),
+        memory: frames(memory.unwrap_or(Placed {
+            value: 16 << 20,
+            place: place.clone(),
+        })),
         place,
         pool_frames: pool.map(|pool| pool.value / PAGE_SIZE),
         vcpus: narrow(vcpus, 1),
@@ -276,6 +298,7 @@ fn read_artifact(
     let other = table.text("crate");
     let file = table.text("path");
     let bin = table.text("bin").map(|bin| bin.value);
+    let make = table.flag("make");
     let (value, place) = match (package, other, file) {
         (Some(package), None, None) => (Artifact::Package(package.value, bin), package.place),
         (None, Some(other), None) => {
@@ -286,9 +309,13 @@ fn read_artifact(
             }
             (Artifact::Folder(path, bin), other.place)
         }
+        (None, None, Some(file)) if make => (Artifact::Made(folder.join(&file.value)), file.place),
         (None, None, Some(file)) => (Artifact::File(folder.join(&file.value)), file.place),
         (package, other, file) => {
-            let place = package.or(other).or(file).map_or_else(|| table.place(), |key| key.place);
+            let place = package
+                .or(other)
+                .or(file)
+                .map_or_else(|| table.place(), |key| key.place);
             let what = format!("exactly one of `{package_key}`, `crate` and `path` must be given");
             table.refuse(codes::SOURCE, &place, what);
             return None;
@@ -302,7 +329,11 @@ fn read_on_crash(table: &mut TableReader<'_, '_>) -> OnCrash {
     let restarts = table.number("restarts", 1..=1_000);
     let Some(action) = table.text("on-crash") else {
         if let Some(restarts) = restarts {
-            table.refuse(codes::BAD_VALUE, &restarts.place, "`restarts` needs `on-crash = \"restart\"`");
+            table.refuse(
+                codes::BAD_VALUE,
+                &restarts.place,
+                "`restarts` needs `on-crash = \"restart\"`",
+            );
         }
         return OnCrash::Stop;
     };
@@ -311,7 +342,9 @@ fn read_on_crash(table: &mut TableReader<'_, '_>) -> OnCrash {
         "restart" => OnCrash::Restart(narrow(restarts, 3)),
         "halt-all" => OnCrash::HaltAll,
         other => {
-            let what = format!("`on-crash` is \"{other}\", it can be \"stop\", \"restart\" or \"halt-all\"");
+            let what = format!(
+                "`on-crash` is \"{other}\", it can be \"stop\", \"restart\" or \"halt-all\""
+            );
             table.refuse(codes::BAD_VALUE, &action.place, what);
             OnCrash::Stop
         }
@@ -361,12 +394,19 @@ fn read_channel(mut table: TableReader<'_, '_>) -> Option<ChannelSpec> {
     if let Some(size) = &size
         && size.value > protocol::layout::CHANNEL_STRIDE
     {
-        let what = format!("`size` is over the {} MiB of a channel", protocol::layout::CHANNEL_STRIDE >> 20);
+        let what = format!(
+            "`size` is over the {} MiB of a channel",
+            protocol::layout::CHANNEL_STRIDE >> 20
+        );
         table.refuse(codes::BAD_VALUE, &size.place, what);
     }
     let between: Option<[Placed<String>; 2]> = ends.try_into().ok();
     if between.is_none() {
-        table.refuse(codes::MISSING_KEY, &place, "`between` must name two VMs, such as [\"ping\", \"pong\"]");
+        table.refuse(
+            codes::MISSING_KEY,
+            &place,
+            "`between` must name two VMs, such as [\"ping\", \"pong\"]",
+        );
     }
     table.finish();
     Some(ChannelSpec {
@@ -398,10 +438,16 @@ fn read_test(mut table: TableReader<'_, '_>, folder: &Path) -> TestSpec {
         expect: plain(table.texts("expect")),
         forbid: plain(table.texts("forbid")),
         smp: if smp.is_empty() { vec![2] } else { smp },
-        memory_mib: table.number("mem", 64..=65_536).map_or(DEFAULT_MEMORY_MIB, |mem| mem.value),
+        memory_mib: table
+            .number("mem", 64..=65_536)
+            .map_or(DEFAULT_MEMORY_MIB, |mem| mem.value),
         cpu: table.text("cpu").map(|cpu| cpu.value),
-        timeout: table.number("timeout", 1..=3_600).map_or(60, |timeout| timeout.value),
-        exit: table.number("exit", 0..=7).and_then(|exit| u8::try_from(exit.value).ok()),
+        timeout: table
+            .number("timeout", 1..=3_600)
+            .map_or(60, |timeout| timeout.value),
+        exit: table
+            .number("exit", 0..=7)
+            .and_then(|exit| u8::try_from(exit.value).ok()),
         icount: table.flag("icount"),
         script: script.map(|script| script.value),
     };

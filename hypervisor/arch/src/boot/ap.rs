@@ -3,7 +3,10 @@
 //! A processor starts in real mode in the trampoline page, enters long mode with the first page
 //! tables, jumps to the upper half, loads the root and the stack it was given and calls Rust. The
 //! code in the page uses offsets only, so any page below 640 KiB does.
-#![expect(unsafe_code, reason = "the trampoline is assembly in a page that nobody owns")]
+#![expect(
+    unsafe_code,
+    reason = "the trampoline is assembly in a page that nobody owns"
+)]
 
 use core::arch::{global_asm, naked_asm};
 use core::mem::offset_of;
@@ -18,6 +21,10 @@ use crate::irq::local_apic;
 use crate::mmu::direct;
 use crate::time::Clock;
 
+/// Commands: reset, after which the processor waits; and start in real mode in the page whose number
+/// is in the lower byte.
+const INIT: u32 = 0b101 << 8;
+const START_UP: u32 = 0b110 << 8;
 /// Waits of the start-up sequence (Intel SDM volume 3, 9.4.4), and for the answer.
 const AFTER_INIT_US: u64 = 10_000;
 const AFTER_START_UP_US: u64 = 200;
@@ -141,7 +148,13 @@ unsafe extern "C" {
 /// In the upper half: rdx = root, rcx = stack, rax = [`arrive`], rdi and rsi = its arguments.
 #[unsafe(naked)]
 extern "C" fn upper() -> ! {
-    naked_asm!("mov cr3, rdx", "mov rsp, rcx", "xor ebp, ebp", "call rax", "ud2")
+    naked_asm!(
+        "mov cr3, rdx",
+        "mov rsp, rcx",
+        "xor ebp, ebp",
+        "call rax",
+        "ud2"
+    )
 }
 
 /// The number of the processor that arrived last, plus 1.
@@ -164,22 +177,22 @@ extern "C" fn arrive(cpu: u32, entry: extern "C" fn(u32) -> !) -> ! {
 /// 5. `entry` can run with no descriptor table and no GS of its own.
 #[must_use]
 pub unsafe fn start(start: &Start, clock: &Clock) -> bool {
-    let page = u8::try_from(start.trampoline.0 >> 12).unwrap_or(0);
+    let page = u32::try_from(start.trampoline.0 >> 12).unwrap_or(0) & 0xff;
     // SAFETY: (1) and (4): the page is nobody's, and no processor is on it.
     unsafe { write_trampoline(start) };
     ARRIVED.store(0, Ordering::SeqCst);
-    local_apic::send_init(start.apic_id);
+    local_apic::command(start.apic_id, INIT);
     wait_until(clock, AFTER_INIT_US, || false);
     let has_arrived = || ARRIVED.load(Ordering::Acquire) == start.cpu.0.wrapping_add(1);
-    local_apic::send_start_up(start.apic_id, page);
+    local_apic::command(start.apic_id, START_UP | page);
     if wait_until(clock, AFTER_START_UP_US, has_arrived) {
         return true;
     }
     // A processor that has started already ignores the second one.
-    local_apic::send_start_up(start.apic_id, page);
+    local_apic::command(start.apic_id, START_UP | page);
     let has_come = wait_until(clock, ANSWER_US, has_arrived);
     if !has_come {
-        local_apic::send_init(start.apic_id);
+        local_apic::command(start.apic_id, INIT);
     }
     has_come
 }
@@ -188,6 +201,10 @@ pub unsafe fn start(start: &Start, clock: &Clock) -> bool {
 ///
 /// # Safety
 /// The direct map holds the page, and no processor uses it.
+#[expect(
+    clippy::as_conversions,
+    reason = "there is no other way to a function's address"
+)]
 unsafe fn write_trampoline(start: &Start) {
     let first = &raw const ap_trampoline_start;
     let offset_of = |symbol: *const u8| symbol.addr().wrapping_sub(first.addr());

@@ -16,9 +16,9 @@ use hv_core::addr::convert::index;
 use x86::msr::IA32_APIC_BASE;
 
 use super::vector;
-use crate::mmu::direct::BASE as DIRECT_MAP;
 use crate::cpu::features::Features;
 use crate::cpu::{pause, read_msr, write_msr};
+use crate::mmu::direct::BASE as DIRECT_MAP;
 
 /// Where the registers are; 0 for x2APIC.
 static BASE: AtomicU64 = AtomicU64::new(0);
@@ -44,9 +44,7 @@ pub(super) mod register {
 pub(super) const MASKED: u32 = 1 << 16;
 /// An entry, or a command, that raises an NMI.
 const NMI: u32 = 0b100 << 8;
-/// Commands: INIT, start-up, and the level bit that all but INIT-deassert carry.
-const INIT: u32 = 0b101 << 8;
-const START_UP: u32 = 0b110 << 8;
+/// The level bit, which every command carries (but one that no CPU needs any more).
 const ASSERT: u32 = 1 << 14;
 /// The last command has not left yet (xAPIC only).
 const PENDING: u32 = 1 << 12;
@@ -80,7 +78,11 @@ pub fn enable(features: Features) {
     // SAFETY: turns the controller on where it is, in x2APIC mode if the CPU has it. Firmware may
     // have chosen x2APIC already, but then the CPU has it.
     unsafe { write_msr(IA32_APIC_BASE, base | mode) };
-    let address = if has_x2apic { 0 } else { DIRECT_MAP.wrapping_add(base & BASE_ADDRESS) };
+    let address = if has_x2apic {
+        0
+    } else {
+        DIRECT_MAP.wrapping_add(base & BASE_ADDRESS)
+    };
     BASE.store(address, Ordering::Relaxed);
     write(register::TIMER, MASKED);
     write(register::LINE_0, MASKED);
@@ -105,25 +107,17 @@ pub fn acknowledge() {
 
 /// Raises `vector` on another CPU. All stores before it are visible to its handler.
 pub fn send(apic_id: u32, vector: u8) {
-    command(apic_id, ASSERT | u32::from(vector));
+    command(apic_id, u32::from(vector));
 }
 
 /// Raises an NMI on another CPU, which it cannot put off.
 pub fn send_nmi(apic_id: u32) {
-    command(apic_id, ASSERT | NMI);
+    command(apic_id, NMI);
 }
 
-/// Resets another CPU; it then waits for [`send_start_up`].
-pub(crate) fn send_init(apic_id: u32) {
-    command(apic_id, ASSERT | INIT);
-}
-
-/// Starts a CPU that waits, in real mode at `page * 4096`.
-pub(crate) fn send_start_up(apic_id: u32, page: u8) {
-    command(apic_id, ASSERT | START_UP | u32::from(page));
-}
-
-fn command(apic_id: u32, low: u32) {
+/// Sends a command of the upper byte's kind, with its lower byte, to another CPU.
+pub(crate) fn command(apic_id: u32, kind: u32) {
+    let low = ASSERT | kind;
     if is_x2apic() {
         let value = (u64::from(apic_id) << 32) | u64::from(low);
         // SAFETY: no effect but order: writes of x2APIC registers do not wait for earlier stores

@@ -27,7 +27,11 @@ static COUNTS_PER_TICK: AtomicU64 = AtomicU64::new(0);
 /// Sets this CPU's timer up, disarmed.
 pub fn start(features: Features, clock: &Clock) {
     let by_deadline = features.contains(Features::TSC_DEADLINE);
-    let ratio = if by_deadline { 0 } else { ratio(clock.apic_hz, clock.tsc_hz) };
+    let ratio = if by_deadline {
+        0
+    } else {
+        ratio(clock.apic_hz, clock.tsc_hz)
+    };
     COUNTS_PER_TICK.store(ratio, Ordering::Relaxed);
     let mode = if by_deadline { DEADLINE_MODE } else { 0 };
     write(register::DIVIDE, DIVIDE_BY_1);
@@ -86,7 +90,9 @@ pub(crate) fn measured() -> u32 {
 
 /// Counts per tick in units of 2^-32, at least 1.
 fn ratio(apic_hz: u64, tsc_hz: u64) -> u64 {
-    let scaled = (u128::from(apic_hz) << 32).checked_div(u128::from(tsc_hz)).unwrap_or(1);
+    let scaled = (u128::from(apic_hz) << 32)
+        .checked_div(u128::from(tsc_hz))
+        .unwrap_or(1);
     u64::try_from(scaled).unwrap_or(u64::MAX).max(1)
 }
 

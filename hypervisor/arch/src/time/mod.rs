@@ -16,14 +16,18 @@ use crate::irq::timer;
 
 /// Ticks of the interval timer in a second.
 const PIT_HZ: u64 = 1_193_182;
-/// Ticks of one measurement: 10 ms.
-const WINDOW_TICKS: u16 = 11_932;
+/// Ticks between the two ends of a measurement: 20 ms.
+const WINDOW_TICKS: u64 = 23_864;
+/// The interval timer counts down from here, once: 55 ms.
+const FIRST_COUNT: u16 = u16::MAX;
+/// Looks at the clocks for one end; the quickest counts.
+const LOOKS: u32 = 8;
 /// Measurements at most.
-const TRIES: u32 = 5;
-/// A measurement is good when its ends are known to this part of it.
-const GOOD_PART: u64 = 2_000;
-/// Reads of the status after which there is no interval timer: several seconds on any machine.
-const PATIENCE: u32 = 10_000_000;
+const TRIES: u32 = 20;
+/// A measurement counts when its ends are known to this part of it.
+const TOLERABLE_PART: u64 = 500;
+/// Looks after which an interval timer that does not count is given up.
+const PATIENCE: u32 = 1_000_000;
 /// CPUID is believed within this part of the measured speed.
 const BELIEVED_PART: u64 = 100;
 
@@ -35,9 +39,15 @@ const fn port(number: u16) -> Port {
 
 const CHANNEL_2: Port = port(0x42);
 const COMMAND: Port = port(0x43);
-/// Bit 0 lets channel 2 count, bit 1 leads it to the speaker, bit 5 is its output.
+/// Bit 0 lets channel 2 count, bit 1 leads it to the speaker.
 const GATE: Port = port(0x61);
-const OUTPUT: u8 = 1 << 5;
+/// Command: channel 2, both bytes, count down once.
+const COUNT_ONCE: u8 = 0xb0;
+/// Command: hold status and count of channel 2 until they are read.
+const HOLD: u8 = 0xc8;
+/// Bits of the status: the count has ended; it has not begun.
+const ENDED: u8 = 1 << 7;
+const NOT_LOADED: u8 = 1 << 6;
 
 /// Where a speed comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,60 +77,158 @@ pub struct NoIntervalTimer;
 
 impl fmt::Display for NoIntervalTimer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("this machine has no interval timer (PIT), which Cloister needs to measure clocks")
+        f.write_str(
+            "this machine has no interval timer (PIT), which Cloister needs to measure clocks",
+        )
     }
 }
 
-/// What passed between two moments, and how far each end may be off.
+/// The clocks at one moment, and how far `tsc` and `apic` may be off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Moment {
+    ticks: u64,
+    tsc: u64,
+    apic: u64,
+    doubt: u64,
+}
+
+/// What passed between two moments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Sample {
+    ticks: u64,
     tsc: u64,
     apic: u64,
     doubt: u64,
 }
 
 impl Clock {
-    /// Measures. Takes 10 to 50 ms; the local controller must be on, and its timer is left disarmed.
+    /// Measures. Takes 20 ms, on a busy host several times as long; the local controller must be on,
+    /// and its timer is left disarmed.
     ///
     /// # Errors
     /// When the machine has no interval timer; it cannot run the hypervisor.
     pub fn measure() -> Result<Clock, NoIntervalTimer> {
-        let mut best = measure_once()?;
-        for _ in 1..TRIES {
-            if best.doubt <= best.tsc / GOOD_PART {
+        let mut best: Option<Sample> = None;
+        for _ in 0..TRIES {
+            let sample = measure_once();
+            best = match (best, sample) {
+                (Some(best), Some(sample)) if best.doubt < sample.doubt => Some(best),
+                (best, sample) => sample.or(best),
+            };
+            if best.is_some_and(|best| best.is_tolerable()) {
                 break;
-            }
-            let next = measure_once()?;
-            if next.doubt < best.doubt {
-                best = next;
             }
         }
         timer::stop_measuring();
-        Ok(choose(best, stated_by_processor(), stated_by_hypervisor()))
+        let sample = best.ok_or(NoIntervalTimer)?;
+        Ok(choose(
+            &sample,
+            stated_by_processor(),
+            stated_by_hypervisor(),
+        ))
     }
 }
 
-/// Ticks in a second, from ticks in a window.
-fn per_second(ticks: u64) -> u64 {
-    let scaled = u128::from(ticks).wrapping_mul(u128::from(PIT_HZ)) / u128::from(WINDOW_TICKS);
-    u64::try_from(scaled).unwrap_or(u64::MAX)
+impl Sample {
+    fn between(first: &Moment, last: &Moment) -> Sample {
+        Sample {
+            ticks: last.ticks.saturating_sub(first.ticks),
+            tsc: last.tsc.saturating_sub(first.tsc),
+            apic: last.apic.saturating_sub(first.apic),
+            doubt: first.doubt.saturating_add(last.doubt),
+        }
+    }
+
+    fn is_tolerable(&self) -> bool {
+        self.doubt.saturating_mul(TOLERABLE_PART) <= self.tsc
+    }
+
+    /// What would pass in a second, at least 1.
+    fn per_second(&self, passed: u64) -> u64 {
+        let scaled = u128::from(passed).wrapping_mul(u128::from(PIT_HZ));
+        let second = scaled.checked_div(u128::from(self.ticks)).unwrap_or(1);
+        u64::try_from(second).unwrap_or(u64::MAX).max(1)
+    }
+}
+
+/// Lets channel 2 count down and compares the clocks at two moments. This CPU may stand still between
+/// the two (an emulator on a busy host does), unless that takes longer than the count: then there is
+/// no sample.
+fn measure_once() -> Option<Sample> {
+    GATE.write((GATE.read() & 0b1100) | 1);
+    COMMAND.write(COUNT_ONCE);
+    for byte in FIRST_COUNT.to_le_bytes() {
+        CHANNEL_2.write(byte);
+    }
+    timer::start_measuring();
+    let first = look_sharply()?;
+    for _ in 0..PATIENCE {
+        if look()?.ticks >= first.ticks.saturating_add(WINDOW_TICKS) {
+            return Some(Sample::between(&first, &look_sharply()?));
+        }
+    }
+    None
+}
+
+/// The quickest of some looks.
+fn look_sharply() -> Option<Moment> {
+    let mut best = look()?;
+    for _ in 1..LOOKS {
+        let next = look()?;
+        if next.doubt < best.doubt {
+            best = next;
+        }
+    }
+    Some(best)
+}
+
+/// Looks at all clocks. Nothing when the count has ended, or there is no interval timer.
+fn look() -> Option<Moment> {
+    let before = read_tsc_ordered();
+    COMMAND.write(HOLD);
+    let apic = u64::from(timer::measured());
+    let doubt = read_tsc_ordered().wrapping_sub(before);
+    let status = CHANNEL_2.read();
+    let count = u16::from_le_bytes([CHANNEL_2.read(), CHANNEL_2.read()]);
+    if status & ENDED != 0 {
+        return None;
+    }
+    // In the first microsecond the channel may still hold an old count.
+    let is_loaded = status & NOT_LOADED == 0;
+    let ticks = if is_loaded {
+        FIRST_COUNT.wrapping_sub(count)
+    } else {
+        0
+    };
+    Some(Moment {
+        ticks: u64::from(ticks),
+        tsc: before,
+        apic,
+        doubt,
+    })
 }
 
 /// The measured speed, or the stated one that it confirms.
-fn choose(sample: Sample, processor: Option<u64>, hypervisor: Option<u64>) -> Clock {
-    let measured = per_second(sample.tsc).max(1);
-    let confirmed = |stated: Option<u64>| {
-        stated.filter(|hz| hz.abs_diff(measured) <= measured / BELIEVED_PART)
-    };
+fn choose(sample: &Sample, processor: Option<u64>, hypervisor: Option<u64>) -> Clock {
+    let measured = sample.per_second(sample.tsc);
+    let confirmed =
+        |stated: Option<u64>| stated.filter(|hz| hz.abs_diff(measured) <= measured / BELIEVED_PART);
     let (tsc_hz, source) = match (confirmed(hypervisor), confirmed(processor)) {
         (Some(hz), _) => (hz, Source::Hypervisor),
         (None, Some(hz)) => (hz, Source::Processor),
         (None, None) => (measured, Source::Measured),
     };
-    Clock { tsc_hz, apic_hz: per_second(sample.apic).max(1), source }
+    Clock {
+        tsc_hz,
+        apic_hz: sample.per_second(sample.apic),
+        source,
+    }
 }
 
 /// Runs channel 2 through one window.
+///
+/// # Errors
+/// When the channel does not count.
 fn measure_once() -> Result<Sample, NoIntervalTimer> {
     let [low, high] = WINDOW_TICKS.to_le_bytes();
     GATE.write((GATE.read() & 0b1100) | 1);
@@ -166,13 +274,19 @@ fn stated_by_processor() -> Option<u64> {
 
 fn tsc_of_crystal(denominator: u32, numerator: u32, crystal_hz: u32) -> Option<u64> {
     let product = u64::from(crystal_hz).wrapping_mul(u64::from(numerator));
-    product.checked_div(u64::from(denominator)).filter(|hz| *hz != 0)
+    product
+        .checked_div(u64::from(denominator))
+        .filter(|hz| *hz != 0)
 }
 
-/// Leaf 0x4000_0010, of hypervisors that have it: kHz.
+/// Leaf `0x4000_0010`, of hypervisors that have it: kHz.
 fn stated_by_hypervisor() -> Option<u64> {
     let is_virtual = cpuid_count(1, 0).ecx & (1 << 31) != 0;
-    let last = if is_virtual { cpuid_count(0x4000_0000, 0).eax } else { 0 };
+    let last = if is_virtual {
+        cpuid_count(0x4000_0000, 0).eax
+    } else {
+        0
+    };
     if !(0x4000_0010..0x4001_0000).contains(&last) {
         return None;
     }
@@ -198,27 +312,67 @@ pub fn known() -> Option<&'static Clock> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Sample, Source, choose, per_second, tsc_of_crystal};
+    use super::{Moment, Sample, Source, choose, tsc_of_crystal};
 
-    const SAMPLE: Sample = Sample { tsc: 24_000_000, apic: 10_000_000, doubt: 0 };
+    const SAMPLE: Sample = Sample {
+        ticks: 1_193_182 / 100,
+        tsc: 24_000_000,
+        apic: 10_000_000,
+        doubt: 0,
+    };
 
     #[test]
     fn speeds_are_scaled_from_the_window() {
-        assert_eq!(per_second(11_932), 1_193_182);
-        let clock = choose(SAMPLE, None, None);
+        let clock = choose(&SAMPLE, None, None);
         assert!(clock.tsc_hz.abs_diff(2_400_000_000) < 1_000_000);
         assert!(clock.apic_hz.abs_diff(1_000_000_000) < 1_000_000);
         assert_eq!(clock.source, Source::Measured);
+        let still = choose(
+            &Sample {
+                ticks: 0,
+                tsc: 0,
+                apic: 0,
+                doubt: 0,
+            },
+            None,
+            None,
+        );
+        assert_eq!((still.tsc_hz, still.apic_hz), (1, 1));
+    }
+
+    #[test]
+    fn a_sample_is_the_difference_of_its_moments_with_both_doubts() {
+        let first = Moment {
+            ticks: 10,
+            tsc: 1_000,
+            apic: 100,
+            doubt: 3,
+        };
+        let last = Moment {
+            ticks: 30,
+            tsc: 5_000,
+            apic: 400,
+            doubt: 4,
+        };
+        let sample = Sample {
+            ticks: 20,
+            tsc: 4_000,
+            apic: 300,
+            doubt: 7,
+        };
+        assert_eq!(Sample::between(&first, &last), sample);
+        assert!(sample.is_tolerable());
+        assert!(!Sample { doubt: 9, ..sample }.is_tolerable());
     }
 
     #[test]
     fn a_stated_speed_counts_only_when_the_measurement_confirms_it() {
         let near = Some(2_401_000_000);
         let far = Some(2_700_000_000);
-        assert_eq!(choose(SAMPLE, near, None).tsc_hz, 2_401_000_000);
-        assert_eq!(choose(SAMPLE, near, None).source, Source::Processor);
-        assert_eq!(choose(SAMPLE, near, near).source, Source::Hypervisor);
-        assert_eq!(choose(SAMPLE, far, far).source, Source::Measured);
+        assert_eq!(choose(&SAMPLE, near, None).tsc_hz, 2_401_000_000);
+        assert_eq!(choose(&SAMPLE, near, None).source, Source::Processor);
+        assert_eq!(choose(&SAMPLE, near, near).source, Source::Hypervisor);
+        assert_eq!(choose(&SAMPLE, far, far).source, Source::Measured);
     }
 
     #[test]

@@ -60,6 +60,8 @@ enum Emission {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Shown {
     vm: VmId,
+    /// Which of the VM's lines.
+    line: u64,
     /// Bytes of it on the screen.
     count: usize,
     /// It may have changed the colour.
@@ -236,6 +238,7 @@ impl Console {
             if byte.is_some() {
                 return byte;
             }
+            self.emission = Emission::Idle;
             self.emission = self.choose()?;
         }
     }
@@ -245,6 +248,13 @@ impl Console {
         if self.waiting == 0 {
             let vm = self.unshown()?;
             return Some(self.begin_partial(vm));
+        }
+        // First the rest of a complete line whose beginning is on the screen, and the records before
+        // it: then nothing has to be drawn anew.
+        if let Some(shown) = self.shown
+            && self.stream(shown.vm)?.lines() != shown.line
+        {
+            return self.begin_unit(Origin::Vm(shown.vm));
         }
         let count = u32::try_from(self.streams.len()).unwrap_or(0);
         for _ in 0..=count {
@@ -282,8 +292,14 @@ impl Console {
     /// What has to go out before a line of `origin`: the end of another's incomplete line.
     fn interrupt(&mut self, origin: Origin) -> Option<Emission> {
         let shown = self.shown?;
-        let is_line = self.ring_mut(origin)?.peek_kind() == Some(Kind::Line);
-        (Origin::Vm(shown.vm) != origin && is_line).then(|| self.break_off(shown))
+        let is_other = Origin::Vm(shown.vm) != origin;
+        (is_other && self.has_line(origin)).then(|| self.break_off(shown))
+    }
+
+    /// Whether the oldest unit of a ring is a line.
+    fn has_line(&mut self, origin: Origin) -> bool {
+        let kind = self.ring_mut(origin).and_then(|ring| ring.peek_kind());
+        kind == Some(Kind::Line)
     }
 
     const fn break_off(&mut self, shown: Shown) -> Emission {
@@ -327,11 +343,14 @@ impl Console {
     fn next_of_partial(&mut self, vm: VmId) -> Option<u8> {
         let fresh = Shown {
             vm,
+            line: self.stream(vm)?.lines(),
             count: 0,
             is_styled: false,
         };
         let shown = self.shown.unwrap_or(fresh);
-        let byte = self.stream(vm)?.partial_byte(shown.count)?;
+        // Once the line is complete, its rest is in the ring, and the bytes here are the next one's.
+        let stream = self.stream(vm).filter(|stream| stream.lines() == shown.line)?;
+        let byte = stream.partial_byte(shown.count)?;
         self.shown = Some(Shown {
             count: shown.count.saturating_add(1),
             is_styled: shown.is_styled || byte == 0x1b,

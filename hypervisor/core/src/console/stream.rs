@@ -24,6 +24,8 @@ pub(super) struct Stream {
     prefix: [u8; PREFIX],
     prefix_length: usize,
     line: Line,
+    /// Lines that were completed before it.
+    lines: u64,
     sanitiser: Sanitiser,
     pub(super) ring: UnitRing,
     pub(super) input: InputQueue,
@@ -37,6 +39,7 @@ impl Stream {
             prefix: [0; PREFIX],
             prefix_length: 0,
             line: Line::new(),
+            lines: 0,
             sanitiser: Sanitiser::new(),
             ring: UnitRing::new(RING),
             input: InputQueue::new(),
@@ -69,6 +72,11 @@ impl Stream {
     /// `[name] `.
     pub(super) fn prefix(&self) -> &[u8] {
         self.prefix.get(..self.prefix_length).unwrap_or_default()
+    }
+
+    /// How many lines were completed: what names the incomplete one.
+    pub(super) const fn lines(&self) -> u64 {
+        self.lines
     }
 
     /// The incomplete line as it is shown, from a byte on; nothing when the line is empty.
@@ -141,6 +149,7 @@ impl Stream {
         }
         self.ring.commit(Kind::Line);
         self.line.clear();
+        self.lines = self.lines.wrapping_add(1);
         self.sanitiser.start_line();
         true
     }

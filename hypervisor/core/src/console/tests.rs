@@ -1,0 +1,541 @@
+//! What a person at the serial line sees, and what hostile guests cannot make them see.
+
+use proptest::prelude::*;
+
+use super::{Console, SWITCH_KEY, base64};
+use protocol::VmId;
+use protocol::record::{Ended, Log, PREFIX, Record, SUFFIX};
+
+const A: VmId = VmId(0);
+const B: VmId = VmId(1);
+
+/// Consoles of the VMs `a` (in the foreground) and `b`.
+fn console() -> Console {
+    let mut console = Console::new(3);
+    console.open(A, "a");
+    console.open(B, "b");
+    console
+}
+
+fn write(console: &mut Console, vm: VmId, text: &str) {
+    assert_eq!(console.write(vm, text.as_bytes()), text.len());
+}
+
+fn drain_bytes(console: &mut Console) -> Vec<u8> {
+    let bytes = std::iter::from_fn(|| console.next_byte()).collect();
+    assert!(!console.has_output());
+    bytes
+}
+
+fn drain(console: &mut Console) -> String {
+    String::from_utf8(drain_bytes(console)).unwrap()
+}
+
+/// What appears when `b` writes these bytes and ends the line.
+fn line_of(bytes: &[u8]) -> Vec<u8> {
+    let mut console = console();
+    assert_eq!(console.write(B, bytes), bytes.len());
+    assert_eq!(console.write(B, b"\n"), 1);
+    let shown = drain_bytes(&mut console);
+    let line = shown.strip_prefix(b"[b] ").unwrap();
+    line.strip_suffix(b"\n").unwrap().to_vec()
+}
+
+/// An independent, slow decoder.
+fn decode64(text: &[u8]) -> Vec<u8> {
+    let value = |byte: u8| match byte {
+        b'A'..=b'Z' => byte - b'A',
+        b'a'..=b'z' => byte - b'a' + 26,
+        b'0'..=b'9' => byte - b'0' + 52,
+        b'+' => 62,
+        b'/' => 63,
+        _ => panic!("not base64"),
+    };
+    assert_eq!(text.len() % 4, 0);
+    let text = text.iter().copied().filter(|byte| *byte != b'=');
+    let bits: String = text.map(|byte| format!("{:06b}", value(byte))).collect();
+    let bytes = bits.as_bytes().chunks_exact(8);
+    bytes
+        .map(|bits| u8::from_str_radix(std::str::from_utf8(bits).unwrap(), 2).unwrap())
+        .collect()
+}
+
+/// The bytes of a record.
+fn payload(bytes: &[u8]) -> Vec<u8> {
+    let text = bytes.strip_prefix(PREFIX).unwrap();
+    decode64(text.strip_suffix(SUFFIX).unwrap())
+}
+
+#[test]
+fn a_background_line_appears_when_it_is_complete() {
+    let mut console = console();
+    write(&mut console, B, "half ");
+    assert_eq!(drain(&mut console), "");
+    write(&mut console, B, "and half\nnext");
+    assert_eq!(drain(&mut console), "[b] half and half\n");
+}
+
+#[test]
+fn a_foreground_line_appears_as_it_is_written() {
+    let mut console = console();
+    write(&mut console, A, "$ l");
+    assert_eq!(drain(&mut console), "[a] $ l");
+    write(&mut console, A, "s");
+    assert_eq!(drain(&mut console), "s");
+    write(&mut console, A, "\nfile\n$ ");
+    assert_eq!(drain(&mut console), "\n[a] file\n[a] $ ");
+}
+
+#[test]
+fn an_interrupted_foreground_line_is_drawn_anew() {
+    let mut console = console();
+    write(&mut console, A, "$ ec");
+    assert_eq!(drain(&mut console), "[a] $ ec");
+    write(&mut console, B, "news\n");
+    assert_eq!(drain(&mut console), "\n[b] news\n[a] $ ec");
+    console.line(format_args!("own {}", 1));
+    write(&mut console, A, "ho\n");
+    assert_eq!(drain(&mut console), "ho\ncloister: own 1\n");
+}
+
+#[test]
+fn a_colour_does_not_outlive_its_line_nor_its_interruption() {
+    let mut console = console();
+    write(&mut console, B, "\x1b[31mred\n");
+    assert_eq!(drain(&mut console), "[b] \x1b[31mred\x1b[0m\n");
+    write(&mut console, A, "\x1b[7m> ");
+    assert_eq!(drain(&mut console), "[a] \x1b[7m> ");
+    write(&mut console, B, "x\n");
+    let wanted = "\x1b[0m\n[b] x\n[a] \x1b[7m> ";
+    assert_eq!(drain(&mut console), wanted);
+}
+
+#[test]
+fn a_record_within_a_line_does_not_break_it() {
+    let mut console = console();
+    write(&mut console, A, "$ ");
+    assert_eq!(drain(&mut console), "[a] $ ");
+    assert!(console.record(&[1, 2]));
+    write(&mut console, A, "x");
+    assert_eq!(drain(&mut console), "x\x1b_CAQI=\x1b\\");
+}
+
+#[test]
+fn a_long_line_is_cut_and_goes_on_in_the_next() {
+    let mut console = console();
+    let long = "x".repeat(700);
+    write(&mut console, B, &long);
+    write(&mut console, B, "\n");
+    let shown = drain(&mut console);
+    assert!(shown.lines().all(|line| line.starts_with("[b] x") && line.len() < 270));
+    assert_eq!(shown.matches('x').count(), 700);
+}
+
+#[test]
+fn controls_that_could_draw_elsewhere_do_not_pass() {
+    assert_eq!(line_of(b"plain\ttext~"), b"plain\ttext~");
+    assert_eq!(line_of(b"cr\r"), b"cr");
+    assert_eq!(line_of(b"\x00\x07\x0b\x0c\x7f\x1a"), b"??????");
+    assert_eq!(line_of(b"\x1b[2J"), b"?J");
+    assert_eq!(line_of(b"\x1b[1A"), b"?A");
+    assert_eq!(line_of(b"\x1b_Cforged\x1b\\"), b"?_Cforged?\\");
+    assert_eq!(line_of(b"\x1b]0;title\x07"), b"?]0;title?");
+    assert_eq!(line_of(b"\x1b[?25l"), b"??25l");
+    assert_eq!(line_of(b"\x1bc"), b"?c");
+    assert_eq!(line_of(b"\x1b\x1b[31m"), b"?\x1b[31m\x1b[0m");
+    assert_eq!(line_of(b"\x1b[1;38;5;208mx"), b"\x1b[1;38;5;208mx\x1b[0m");
+    assert_eq!(line_of(b"\x1b[1111111111111111m"), b"?111m");
+}
+
+#[test]
+fn backspace_goes_back_no_farther_than_the_line() {
+    assert_eq!(line_of(b"ab\x08\x08c"), b"ab\x08\x08c");
+    assert_eq!(line_of(b"a\x08\x08\x08b"), b"a\x08b");
+    assert_eq!(line_of(b"\x08[x] "), b"[x] ");
+    // Characters that may take no column are nothing to go back over.
+    assert_eq!(line_of("\u{200b}\u{200b}\x08\x08[x]".as_bytes()), "\u{200b}\u{200b}[x]".as_bytes());
+}
+
+#[test]
+fn text_passes_as_utf_8_and_nothing_else_above_ascii() {
+    let text = "Gr\u{fc}\u{df}e \u{2713} \u{1f600}";
+    assert_eq!(line_of(text.as_bytes()), text.as_bytes());
+    assert_eq!(line_of("\u{80}\u{9b}31m\u{9f}".as_bytes()), b"??31m?");
+    assert_eq!(line_of("\u{a0}".as_bytes()), "\u{a0}".as_bytes());
+    assert_eq!(line_of(b"\x9b2J"), b"?2J");
+    assert_eq!(line_of(b"\xc0\x9b"), b"??");
+    assert_eq!(line_of(b"\xe0\x80\x9b"), b"?");
+    assert_eq!(line_of(b"\xed\xa0\x80"), b"?");
+    assert_eq!(line_of(b"\xc3("), b"?(");
+    assert_eq!(line_of(b"\xf5\xff\x80"), b"???");
+}
+
+#[test]
+fn a_sequence_may_come_in_pieces() {
+    let mut console = console();
+    for byte in "\x1b[31m\u{2713}\n".as_bytes() {
+        assert_eq!(console.write(B, &[*byte]), 1);
+        if *byte != b'\n' {
+            assert_eq!(drain(&mut console), "");
+        }
+    }
+    assert_eq!(drain(&mut console), "[b] \x1b[31m\u{2713}\x1b[0m\n");
+}
+
+#[test]
+fn a_full_console_takes_nothing_and_loses_nothing() {
+    let mut console = console();
+    let text: String = (0..3_000).map(|line| format!("{line}\n")).collect();
+    let (mut rest, mut shown) = (text.as_bytes(), String::new());
+    let mut waited = 0;
+    while !rest.is_empty() {
+        let taken = console.write(B, rest);
+        rest = &rest[taken..];
+        if taken == 0 {
+            waited += 1;
+            shown.push_str(&drain(&mut console));
+        }
+    }
+    shown.push_str(&drain(&mut console));
+    let wanted: String = (0..3_000).map(|line| format!("[b] {line}\n")).collect();
+    assert!(waited > 1);
+    assert_eq!(shown, wanted);
+}
+
+#[test]
+fn one_that_writes_without_end_delays_others_by_a_line_of_its_own() {
+    let mut console = console();
+    let flood = "x".repeat(200) + "\n";
+    while console.write(B, flood.as_bytes()) > 0 {}
+    write(&mut console, A, "hello\n");
+    console.line(format_args!("here"));
+    let shown = drain(&mut console);
+    let lines: Vec<_> = shown.lines().collect();
+    assert!(lines[..3].contains(&"[a] hello"), "{:?}", &lines[..4]);
+    assert!(lines[..3].contains(&"cloister: here"), "{:?}", &lines[..4]);
+}
+
+#[test]
+fn a_foreground_line_is_shown_while_another_writes_without_end() {
+    let mut console = console();
+    let flood = "y\n".repeat(100);
+    write(&mut console, B, &flood);
+    write(&mut console, A, "$ ");
+    let mut shown = Vec::new();
+    for _ in 0..100 {
+        shown.extend(console.next_byte());
+    }
+    assert!(String::from_utf8(shown).unwrap().contains("[a] $ \n"));
+}
+
+#[test]
+fn a_record_is_postcard_in_base64() {
+    let mut console = console();
+    let record = Record::Ended(Ended {
+        vm: B,
+        code: 77,
+        cpu_time_ns: u64::MAX,
+    });
+    assert!(console.record(&postcard::to_allocvec(&record).unwrap()));
+    let bytes = payload(&drain_bytes(&mut console));
+    assert_eq!(postcard::from_bytes::<Record<'_>>(&bytes).unwrap(), record);
+}
+
+#[test]
+fn a_log_record_reads_as_what_it_was_made_of() {
+    let mut console = console();
+    for (source, time_ns, sequence, length) in [
+        (None, 0, 0, 0),
+        (Some(A), 127, 128, 1),
+        (Some(B), u64::MAX, u32::MAX, 1024),
+        (Some(A), 1 << 63, 1 << 31, 300),
+    ] {
+        let frame: Vec<u8> = (0..length).map(|byte: u32| byte.to_le_bytes()[0]).collect();
+        assert!(console.log(source, time_ns, sequence, &frame));
+        let wanted = Record::Log(Log {
+            source,
+            time_ns,
+            sequence,
+            frame: frame.into(),
+        });
+        let bytes = payload(&drain_bytes(&mut console));
+        assert_eq!(postcard::from_bytes::<Record<'_>>(&bytes).unwrap(), wanted);
+    }
+}
+
+#[test]
+fn a_record_that_does_not_fit_is_lost_whole_and_counted() {
+    let mut console = console();
+    let frame = [0xaa; 1000];
+    let mut taken = 0;
+    while console.log(Some(B), 1, 2, &frame) {
+        taken += 1;
+    }
+    assert!(taken > 2);
+    assert_eq!(console.lost(), 1);
+    assert!(console.log(Some(A), 1, 2, &frame), "another VM's share is its own");
+    assert!(console.record(&frame), "and so is the hypervisor's");
+    assert!(!console.record(&[0; 40_000]), "longer than any unit");
+    let ends = drain(&mut console).matches("\x1b\\").count();
+    assert_eq!(ends, taken + 2);
+}
+
+#[test]
+fn own_lines_are_cut_cleaned_and_counted_when_lost() {
+    let mut console = console();
+    console.line(format_args!("a\nb\x1b[2J{}", "z".repeat(1000)));
+    let shown = drain(&mut console);
+    assert!(shown.starts_with("cloister: a?b?[2Jzzz"));
+    assert_eq!((shown.len(), shown.matches('\n').count()), (512, 1));
+    for _ in 0..200 {
+        console.line(format_args!("{}", "z".repeat(600)));
+    }
+    assert!(console.lost() > 0);
+    let lines = drain(&mut console).lines().count() as u64;
+    assert_eq!(lines + console.lost(), 200);
+}
+
+#[test]
+fn a_vm_that_ends_leaves_its_last_words_even_when_its_share_is_full() {
+    let mut console = console();
+    while console.write(B, b"words\n") == 6 {}
+    console.close(B);
+    assert_eq!(console.write(B, b"from the grave\n"), 0);
+    assert!(drain(&mut console).ends_with("[b] words\n[b] words\n"));
+}
+
+#[test]
+fn the_foreground_passes_on_when_its_vm_ends() {
+    let mut console = console();
+    write(&mut console, A, "bye");
+    assert_eq!(drain(&mut console), "[a] bye");
+    console.close(A);
+    assert_eq!(console.foreground(), Some(B));
+    let shown = drain(&mut console);
+    assert!(shown.contains("cloister: the console's input goes to [b]\n"), "{shown}");
+    console.close(B);
+    assert_eq!(console.foreground(), None);
+    assert_eq!(console.receive(b'x'), None);
+}
+
+#[test]
+fn the_switch_key_goes_round_the_live_vms_and_reaches_none() {
+    let mut console = console();
+    console.open(VmId(2), "c");
+    for wanted in [1, 2, 0, 1] {
+        assert_eq!(console.receive(SWITCH_KEY), None);
+        assert_eq!(console.foreground(), Some(VmId(wanted)));
+    }
+    console.close(VmId(2));
+    assert_eq!(console.receive(SWITCH_KEY), None);
+    assert_eq!(console.foreground(), Some(A));
+    assert_eq!(console.peek(A, &mut [0; 8]), 0);
+}
+
+#[test]
+fn a_switch_ends_the_line_of_the_one_before() {
+    let mut console = console();
+    write(&mut console, A, "a> ");
+    write(&mut console, B, "b> ");
+    assert_eq!(drain(&mut console), "[a] a> ");
+    console.set_foreground(B);
+    assert_eq!(drain(&mut console), "\n[b] b> ");
+    write(&mut console, A, "x\n");
+    assert_eq!(drain(&mut console), "\n[a] a> x\n[b] b> ");
+}
+
+#[test]
+fn typed_bytes_reach_the_foreground_in_order_and_once() {
+    let mut console = console();
+    for byte in b"hello" {
+        assert_eq!(console.receive(*byte), Some(A));
+    }
+    let mut buffer = [0; 3];
+    assert_eq!((console.peek(A, &mut buffer), &buffer), (3, b"hel"));
+    assert_eq!((console.peek(A, &mut buffer), &buffer), (3, b"hel"));
+    console.consume(A, 3);
+    assert_eq!((console.peek(A, &mut buffer), &buffer[..2]), (2, &b"lo"[..]));
+    assert_eq!(console.peek(B, &mut buffer), 0);
+    console.consume(A, 99);
+    assert_eq!(console.peek(A, &mut buffer), 0);
+}
+
+#[test]
+fn typed_bytes_beyond_the_queue_are_lost() {
+    let mut console = console();
+    for count in 0..300_u32 {
+        let taken = console.receive(count.to_le_bytes()[0] | 0x80).is_some();
+        assert_eq!(taken, count < 256);
+    }
+    let mut buffer = [0; 300];
+    assert_eq!(console.peek(A, &mut buffer), 256);
+}
+
+#[test]
+fn a_name_is_shown_without_what_could_mislead() {
+    let mut console = Console::new(1);
+    console.open(A, "x]\n\x1b[2J y\u{e9}");
+    write(&mut console, A, "t\n");
+    assert_eq!(drain(&mut console), "[x]??[2J?y??] t\n");
+}
+
+#[test]
+fn a_vm_that_is_not_there_is_harmless() {
+    let mut console = console();
+    for vm in [VmId(2), VmId(3), VmId(u32::MAX)] {
+        assert_eq!(console.write(vm, b"x\n"), 0);
+        console.close(vm);
+        console.set_foreground(vm);
+        assert_eq!(console.peek(vm, &mut [0; 4]), 0);
+    }
+    assert_eq!(console.foreground(), Some(A));
+    assert!(!console.log(Some(VmId(9)), 0, 0, &[]));
+}
+
+#[test]
+fn base64_has_the_published_test_vectors() {
+    for (plain, text) in [
+        ("", ""),
+        ("f", "Zg=="),
+        ("fo", "Zm8="),
+        ("foo", "Zm9v"),
+        ("foob", "Zm9vYg=="),
+        ("fooba", "Zm9vYmE="),
+        ("foobar", "Zm9vYmFy"),
+    ] {
+        let mut out = Vec::new();
+        base64::encode(plain.bytes(), |byte| out.push(byte));
+        assert_eq!(out, text.as_bytes());
+        assert_eq!(base64::encoded_length(plain.len()), text.len());
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Write(VmId, Vec<u8>),
+    Own,
+    Log(VmId),
+    Drain(usize),
+    Switch,
+}
+
+fn step(bytes: impl Strategy<Value = Vec<u8>> + Clone) -> impl Strategy<Value = Step> {
+    let vm = || (0..2_u32).prop_map(VmId);
+    prop_oneof![
+        6 => (vm(), bytes).prop_map(|(vm, bytes)| Step::Write(vm, bytes)),
+        1 => Just(Step::Own),
+        1 => vm().prop_map(Step::Log),
+        4 => (0..80_usize).prop_map(Step::Drain),
+        1 => Just(Step::Switch),
+    ]
+}
+
+/// Runs the steps; what went out, and what each VM wrote.
+fn run(steps: &[Step]) -> (Vec<u8>, [Vec<u8>; 2]) {
+    let (mut console, mut out, mut written) = (console(), Vec::new(), [Vec::new(), Vec::new()]);
+    for step in steps {
+        match step {
+            Step::Write(vm, bytes) => {
+                let taken = console.write(*vm, bytes);
+                written[vm.0 as usize].extend(&bytes[..taken]);
+            }
+            Step::Own => console.line(format_args!("own")),
+            Step::Log(vm) => {
+                let _taken = console.log(Some(*vm), 1, 2, &[1, 2, 3]);
+            }
+            Step::Drain(count) => out.extend((0..*count).map_while(|_| console.next_byte())),
+            Step::Switch => assert_eq!(console.receive(SWITCH_KEY), None),
+        }
+    }
+    out.extend(drain_bytes(&mut console));
+    (out, written)
+}
+
+/// Takes the records out, as a tool does.
+fn without_records(bytes: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::new();
+    let mut rest = bytes;
+    while let [first, tail @ ..] = rest {
+        if rest.starts_with(PREFIX) {
+            let end = rest.windows(2).position(|pair| pair == SUFFIX).unwrap();
+            let bytes = payload(&rest[..end + 2]);
+            assert!(postcard::from_bytes::<Record<'_>>(&bytes).is_ok());
+            rest = &rest[end + 2..];
+        } else {
+            plain.push(*first);
+            rest = tail;
+        }
+    }
+    plain
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_give_lines_with_an_honest_prefix_and_no_command_but_colour(
+        steps in prop::collection::vec(
+            step(prop::collection::vec(
+                prop_oneof![any::<u8>(), Just(0x1b), Just(b'['), Just(b'm'), Just(b'\n'), Just(8), Just(0xc2)],
+                0..60,
+            )),
+            1..60,
+        ),
+    ) {
+        let (out, _) = run(&steps);
+        for line in without_records(&out).split(|byte| *byte == b'\n') {
+            let honest = [&b"[a] "[..], b"[b] ", b"cloister: "];
+            let fresh = line.is_empty() || honest.iter().any(|prefix| line.starts_with(prefix));
+            prop_assert!(fresh, "{:?}", String::from_utf8_lossy(line));
+            let mut columns = 0_i32;
+            let mut rest = line;
+            while let [byte, tail @ ..] = rest {
+                rest = tail;
+                match byte {
+                    0x1b => {
+                        prop_assert_eq!(rest.first(), Some(&b'['));
+                        let length = rest.iter().position(|byte| *byte == b'm');
+                        // A line that was interrupted may end within a colour.
+                        let Some(length) = length else { break };
+                        let inside = &rest[1..length];
+                        let plain = inside.iter().all(|byte| byte.is_ascii_digit() || *byte == b';');
+                        prop_assert!(plain || inside.contains(&0x1b), "{inside:?}");
+                        rest = &rest[length + 1..];
+                    }
+                    8 => columns -= 1,
+                    b'\t' | 0x20..=0x7e => columns += 1,
+                    0x80..=0xff => {}
+                    _ => prop_assert!(false, "{byte:#x} passed"),
+                }
+                prop_assert!(columns >= 0 && (columns >= 4 || rest.len() + 4 > line.len()));
+            }
+        }
+    }
+
+    #[test]
+    fn every_complete_line_appears_once_and_in_order(
+        steps in prop::collection::vec(
+            // Complete lines end in a full stop, so that no part of one looks like another.
+            step(prop::collection::vec(prop_oneof!["[a-e]", Just(".\n".into())], 0..20)
+                .prop_map(|text: Vec<String>| text.concat().into_bytes())),
+            1..60,
+        ),
+    ) {
+        let (out, written) = run(&steps);
+        let shown = String::from_utf8(without_records(&out)).unwrap();
+        for (prefix, written) in ["[a] ", "[b] "].into_iter().zip(written) {
+            let written = String::from_utf8(written).unwrap();
+            let complete = written.rfind('\n').map_or("", |end| &written[..=end]);
+            let mut wanted = complete.lines().peekable();
+            for line in shown.lines().filter_map(|line| line.strip_prefix(prefix)) {
+                if wanted.peek() == Some(&line) {
+                    wanted.next();
+                } else {
+                    // Part of the next, drawn before something interrupted it.
+                    let last = written.rsplit('\n').next().unwrap();
+                    let next = wanted.peek().copied().unwrap_or(last);
+                    prop_assert!(next.starts_with(line), "{line:?} is no part of {next:?}");
+                }
+            }
+            prop_assert_eq!(wanted.next(), None);
+        }
+    }
+}

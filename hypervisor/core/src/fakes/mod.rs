@@ -3,13 +3,10 @@
 //! Unlike the real one it checks what it is asked: a frame or index out of range panics, which
 //! is what a test wants.
 #![cfg(any(test, feature = "fakes"))]
-#![cfg_attr(
-    not(test),
-    expect(
-        clippy::indexing_slicing,
-        clippy::arithmetic_side_effects,
-        reason = "a fake for tests: out of range is the test's failure"
-    )
+#![expect(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "a fake for tests: out of range is the test's failure"
 )]
 
 use alloc::boxed::Box;

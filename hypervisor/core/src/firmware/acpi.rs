@@ -76,7 +76,11 @@ impl Topology {
     /// How a line of the ISA bus reaches the controllers.
     #[must_use]
     pub fn isa_line(&self, line: u8) -> Line {
-        let plain = Line { interrupt: u32::from(line), is_level: false, is_active_low: false };
+        let plain = Line {
+            interrupt: u32::from(line),
+            is_level: false,
+            is_active_low: false,
+        };
         self.isa.get(usize::from(line)).copied().unwrap_or(plain)
     }
 
@@ -85,7 +89,10 @@ impl Topology {
     #[must_use]
     pub fn controller_of(&self, interrupt: u32) -> Option<(IoApic, u32)> {
         let below = |controller: &IoApic| controller.first_interrupt <= interrupt;
-        let nearest = self.io_apics().filter(below).max_by_key(|known| known.first_interrupt)?;
+        let nearest = self
+            .io_apics()
+            .filter(below)
+            .max_by_key(|known| known.first_interrupt)?;
         Some((nearest, interrupt.saturating_sub(nearest.first_interrupt)))
     }
 
@@ -119,7 +126,9 @@ pub fn parse(memory: &dyn Physical, rsdp: Phys) -> Result<Topology, FirmwareErro
     // Each step reads an entry within the table, so the loop ends.
     while let Some(address) = root.entry(offset) {
         offset = offset.saturating_add(root.entry_size);
-        let is_madt = memory.bytes(address, 4).is_some_and(|name| name.starts_with(b"APIC"));
+        let is_madt = memory
+            .bytes(address, 4)
+            .is_some_and(|name| name.starts_with(b"APIC"));
         if is_madt {
             return read_madt(table(memory, address, "MADT")?);
         }
@@ -137,11 +146,18 @@ impl Root<'_> {
     fn entry(&self, offset: usize) -> Option<Phys> {
         match self.entry_size {
             8 => self.fields.u64(offset).map(Phys),
-            _ => self.fields.u32(offset).map(|address| Phys(u64::from(address))),
+            _ => self
+                .fields
+                .u32(offset)
+                .map(|address| Phys(u64::from(address))),
         }
     }
 }
 
+/// The table of tables that a root pointer names.
+///
+/// # Errors
+/// When it or the root pointer is damaged.
 fn root_table(memory: &dyn Physical, rsdp: Phys) -> Result<Root<'_>, FirmwareError> {
     const NAME: &str = "ACPI root pointer (RSDP)";
     const TRUNCATED: FirmwareError = FirmwareError::Truncated(NAME);
@@ -158,14 +174,23 @@ fn root_table(memory: &dyn Physical, rsdp: Phys) -> Result<Root<'_>, FirmwareErr
         let long_root = Fields(new).u64(24).ok_or(TRUNCATED)?;
         if long_root != 0 {
             let fields = Fields(table(memory, Phys(long_root), "XSDT")?);
-            return Ok(Root { fields, entry_size: 8 });
+            return Ok(Root {
+                fields,
+                entry_size: 8,
+            });
         }
     }
     let fields = Fields(table(memory, Phys(short_root), "RSDT")?);
-    Ok(Root { fields, entry_size: 4 })
+    Ok(Root {
+        fields,
+        entry_size: 4,
+    })
 }
 
-/// A whole table, its checksum verified.
+/// A whole table.
+///
+/// # Errors
+/// When it is cut short or its checksum is wrong.
 fn table<'a>(
     memory: &'a dyn Physical,
     start: Phys,
@@ -185,6 +210,9 @@ fn table<'a>(
 }
 
 /// All bytes of a structure add up to 0.
+///
+/// # Errors
+/// When they do not; `name` is the structure's.
 fn check_sum(bytes: &[u8], name: &'static str) -> Result<(), FirmwareError> {
     match bytes.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte)) {
         0 => Ok(()),
@@ -204,9 +232,14 @@ mod entry {
 const FIRST_ENTRY: usize = 44;
 /// A processor is enabled. That it could be enabled later (bit 1) does not count.
 const ENABLED: u32 = 1;
-/// Id that means "none" or "all".
+/// Ids that mean "none" or "all".
 const NO_APIC: u8 = 0xff;
+const ALL_APICS: u32 = u32::MAX;
 
+/// The entries of the table of processors and interrupt controllers.
+///
+/// # Errors
+/// When an entry is cut short.
 fn read_madt(bytes: &[u8]) -> Result<Topology, FirmwareError> {
     const TRUNCATED: FirmwareError = FirmwareError::Truncated("MADT");
     let mut topology = Topology::unknown();
@@ -233,13 +266,17 @@ fn read_entry(kind: u8, entry: Fields<'_>, topology: &mut Topology) -> Option<()
             }
         }
         entry::LOCAL_X2APIC => {
-            if entry.u32(8)? & ENABLED != 0 {
-                topology.add_cpu(entry.u32(4)?);
+            let apic_id = entry.u32(4)?;
+            if entry.u32(8)? & ENABLED != 0 && apic_id != ALL_APICS {
+                topology.add_cpu(apic_id);
             }
         }
         entry::IO_APIC => {
             let address = Phys(u64::from(entry.u32(4)?));
-            topology.add_io_apic(IoApic { address, first_interrupt: entry.u32(8)? });
+            topology.add_io_apic(IoApic {
+                address,
+                first_interrupt: entry.u32(8)?,
+            });
         }
         entry::OVERRIDE => {
             let line = line_of(entry.u32(4)?, entry.u16(8)?);
@@ -254,5 +291,9 @@ fn read_entry(kind: u8, entry: Fields<'_>, topology: &mut Topology) -> Option<()
 
 /// The bus's default is edge-triggered and active high.
 fn line_of(interrupt: u32, flags: u16) -> Line {
-    Line { interrupt, is_level: (flags >> 2) & 3 == 3, is_active_low: flags & 3 == 3 }
+    Line {
+        interrupt,
+        is_level: (flags >> 2) & 3 == 3,
+        is_active_low: flags & 3 == 3,
+    }
 }

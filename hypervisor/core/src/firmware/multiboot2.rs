@@ -51,6 +51,10 @@ pub fn parse(memory: &dyn Physical, start: Phys) -> Result<BootData, FirmwareErr
     Err(TRUNCATED)
 }
 
+/// Takes over what a tag says.
+///
+/// # Errors
+/// When the tag is cut short.
 fn read_tag(
     kind: u32,
     content: Fields<'_>,
@@ -64,7 +68,11 @@ fn read_tag(
             let start = u64::from(content.u32(0).ok_or(TRUNCATED)?);
             let end = u64::from(content.u32(4).ok_or(TRUNCATED)?);
             let length = end.saturating_sub(start);
-            data.module = Some(Region { start: Phys(start), length, kind: RegionKind::Reserved });
+            data.module = Some(Region {
+                start: Phys(start),
+                length,
+                kind: RegionKind::Reserved,
+            });
         }
         tag::MEMORY_MAP => read_map(content, data)?,
         // The tag holds a copy of the root pointer. The newer one is preferred.
@@ -75,16 +83,29 @@ fn read_tag(
     Ok(())
 }
 
+/// Takes over the memory map.
+///
+/// # Errors
+/// When the map is cut short.
 fn read_map(content: Fields<'_>, data: &mut BootData) -> Result<(), FirmwareError> {
     let stride = usize::try_from(content.u32(0).ok_or(TRUNCATED)?).map_err(|_| TRUNCATED)?;
     if stride < MAP_ENTRY {
         return Err(TRUNCATED);
     }
-    for entry in content.0.get(HEADER..).unwrap_or_default().chunks_exact(stride) {
+    for entry in content
+        .0
+        .get(HEADER..)
+        .unwrap_or_default()
+        .chunks_exact(stride)
+    {
         let entry = Fields(entry);
         let start = entry.u64(0).ok_or(TRUNCATED)?;
         let length = entry.u64(8).ok_or(TRUNCATED)?;
-        data.add_region(start, length, BootData::kind(entry.u32(16).ok_or(TRUNCATED)?));
+        data.add_region(
+            start,
+            length,
+            BootData::kind(entry.u32(16).ok_or(TRUNCATED)?),
+        );
     }
     Ok(())
 }

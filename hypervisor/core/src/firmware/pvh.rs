@@ -42,14 +42,26 @@ pub fn parse(memory: &dyn Physical, start: Phys) -> Result<BootData, FirmwareErr
         let entry = Fields(read(memory, Phys(modules), MODULE_SIZE, "PVH module list")?);
         let start = Phys(entry.u64(0).ok_or(TRUNCATED)?);
         let length = entry.u64(8).ok_or(TRUNCATED)?;
-        data.module = Some(Region { start, length, kind: RegionKind::Reserved });
+        data.module = Some(Region {
+            start,
+            length,
+            kind: RegionKind::Reserved,
+        });
     }
     if version >= 1 {
-        read_map(memory, Fields(read(memory, start, SIZE_1, NAME)?), &mut data)?;
+        read_map(
+            memory,
+            Fields(read(memory, start, SIZE_1, NAME)?),
+            &mut data,
+        )?;
     }
     data.checked()
 }
 
+/// Takes over the memory map.
+///
+/// # Errors
+/// When the map cannot be reached.
 fn read_map(
     memory: &dyn Physical,
     header: Fields<'_>,

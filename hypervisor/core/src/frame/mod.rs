@@ -269,6 +269,17 @@ impl<'a> FrameTable<'a> {
         record.is(owner, kind).then(|| record.references())
     }
 
+    /// Frees those of the next `count` frames from `from` on that are kept for `owner`. Where to go
+    /// on; nothing when the table is at its end.
+    pub fn free_kept(&self, owner: Owner, from: Mfn, count: u64) -> Option<Mfn> {
+        let end = from.0.saturating_add(count).min(self.frames());
+        for frame in from.0..end {
+            // Refused means that the frame is somebody else's.
+            let _ = self.free(Mfn(frame), owner, Kind::Kept);
+        }
+        (end < self.frames()).then_some(Mfn(end))
+    }
+
     /// For audits: how many frames `owner` has of a kind.
     #[must_use]
     pub fn count(&self, owner: Owner, kind: Kind) -> u64 {

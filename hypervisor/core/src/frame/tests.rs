@@ -56,10 +56,19 @@ fn an_impossible_run_is_refused_and_takes_nothing() {
     let records = records(8);
     let table = free_table(&records);
     for count in [8, u64::MAX, u64::MAX - 1] {
-        assert_eq!(table.claim_run(data(0), count, 1), Err(Refused::OutOfMemory));
-        assert_eq!(table.claim_run(data(0), count, 512), Err(Refused::OutOfMemory));
+        assert_eq!(
+            table.claim_run(data(0), count, 1),
+            Err(Refused::OutOfMemory)
+        );
+        assert_eq!(
+            table.claim_run(data(0), count, 512),
+            Err(Refused::OutOfMemory)
+        );
     }
-    assert_eq!(table.claim_run(data(0), 1, u64::MAX), Err(Refused::OutOfMemory));
+    assert_eq!(
+        table.claim_run(data(0), 1, u64::MAX),
+        Err(Refused::OutOfMemory)
+    );
     assert_eq!(table.free_frames(), 7);
 }
 
@@ -71,13 +80,22 @@ fn a_count_is_full_at_its_limit_and_never_wraps() {
     for _ in 0..MAX_REFERENCES {
         table.add_reference(frame, VM, Kind::Data).unwrap();
     }
-    assert_eq!(table.add_reference(frame, VM, Kind::Data), Err(Refused::Full));
-    assert_eq!(table.references(frame, VM, Kind::Data), Some(MAX_REFERENCES));
+    assert_eq!(
+        table.add_reference(frame, VM, Kind::Data),
+        Err(Refused::Full)
+    );
+    assert_eq!(
+        table.references(frame, VM, Kind::Data),
+        Some(MAX_REFERENCES)
+    );
     assert_eq!(table.number(frame, VM, Kind::Data), Some(3));
     for _ in 0..MAX_REFERENCES {
         table.drop_reference(frame, VM, Kind::Data).unwrap();
     }
-    assert_eq!(table.drop_reference(frame, VM, Kind::Data), Err(Refused::NotYours));
+    assert_eq!(
+        table.drop_reference(frame, VM, Kind::Data),
+        Err(Refused::NotYours)
+    );
     assert_eq!(table.number(frame, VM, Kind::Data), Some(3));
 }
 
@@ -88,7 +106,10 @@ fn a_referenced_frame_keeps_its_kind_and_owner() {
     let frame = table.claim_run(data(0), 1, 1).unwrap();
     table.add_reference(frame, VM, Kind::Data).unwrap();
     let pool = Use::new(VM, Kind::Pool);
-    assert_eq!(table.change(frame, VM, Kind::Data, pool), Err(Refused::Busy));
+    assert_eq!(
+        table.change(frame, VM, Kind::Data, pool),
+        Err(Refused::Busy)
+    );
     assert_eq!(table.free(frame, VM, Kind::Data), Err(Refused::Busy));
     table.drop_reference(frame, VM, Kind::Data).unwrap();
     assert_eq!(table.change(frame, VM, Kind::Data, pool), Ok(()));

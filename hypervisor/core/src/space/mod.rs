@@ -42,7 +42,7 @@ pub use list::FrameList;
 pub use map::GRANT_NUMBER;
 pub use pool::Pool;
 pub use spaces::Roots;
-pub use teardown::Teardown;
+pub use teardown::{Remains, Teardown};
 pub use walk::PageWalk;
 
 use spaces::Space;

@@ -2,12 +2,13 @@
 //! frames.
 //!
 //! Before the first step: no vCPU runs or is entered, every grant that the VM gave is revoked and
-//! every one that it mapped is taken out. Afterwards every frame of the VM is of kind `Kept` and
-//! all zero, and nothing else is left.
+//! every one that it mapped is taken out. Afterwards the frames of memory and pool are of kind `Kept`;
+//! frame list and time page stay what they are, apart from the others, so that the runs of 512 frames
+//! among these are found again. All are zero.
 
 use protocol::Gfn;
 
-use super::{FrameList, Machine, Memory, TableMemory};
+use super::{Machine, Memory, TableMemory};
 use crate::addr::Mfn;
 use crate::frame::{Kind, Refused, Use};
 
@@ -21,8 +22,17 @@ const STEP_WORK: u64 = 4096;
 pub enum Teardown {
     /// Another step is needed.
     Again,
-    /// Nothing is left.
-    Done,
+    /// Only this is left beside kept frames; the memory is to be dropped.
+    Done(Remains),
+}
+
+/// What the next memory of the same VM is made of. All zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Remains {
+    /// The frame list's first frame.
+    pub list: Mfn,
+    /// The time page.
+    pub time_page: Mfn,
 }
 
 impl Memory {
@@ -52,7 +62,12 @@ impl Memory {
         for _ in 0..STEP_FRAMES {
             let taken = self.pool.take(machine.frames, self.owner, Kind::Kept);
             if taken.is_none() {
-                return self.keep_rest(machine).map(|()| Teardown::Done);
+                // The list is zero since its last frame was kept.
+                machine.tables.clear(self.time_page);
+                return Ok(Teardown::Done(Remains {
+                    list: self.list.first(),
+                    time_page: self.time_page,
+                }));
             }
         }
         Ok(Teardown::Again)
@@ -78,24 +93,6 @@ impl Memory {
             }
             self.taken_down = self.taken_down.saturating_add(1);
         }
-        Ok(())
-    }
-
-    /// Keeps the time page and the list itself.
-    ///
-    /// # Errors
-    /// [`Refused::Busy`].
-    fn keep_rest<T: TableMemory>(&mut self, machine: Machine<'_, T>) -> Result<(), Refused> {
-        if self.time_page != Mfn(0) {
-            self.keep(machine, self.time_page, Kind::Shared)?;
-            self.time_page = Mfn(0);
-        }
-        let run = FrameList::run_length(self.list.frames());
-        for offset in 0..run {
-            let frame = self.list.first().offset(offset);
-            self.keep(machine, frame, Kind::FrameList)?;
-        }
-        self.list = FrameList::new(Mfn(0), 0);
         Ok(())
     }
 

@@ -7,6 +7,8 @@
 pub mod build;
 mod check;
 pub mod error;
+#[cfg(test)]
+mod fixture;
 pub mod image;
 pub mod plan;
 

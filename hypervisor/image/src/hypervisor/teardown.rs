@@ -1,9 +1,11 @@
 //! Taking an ended VM apart, in steps that a CPU does between guests, and building it again.
 
 use hv_core::grant::Revoking;
-use hv_core::space::Teardown;
-use hv_core::vm::{Build, Builder, Built, Origin};
-use protocol::{GrantRef, Status};
+use hv_core::addr::Mfn;
+use hv_core::frame::{Kind, Owner};
+use hv_core::space::{FrameList, Remains, Teardown};
+use hv_core::vm::{Build, Builder, Origin};
+use protocol::{GrantRef, Status, VmId};
 
 use super::calls::take_out;
 use super::lock::Lock;
@@ -20,13 +22,28 @@ pub(super) fn stop_all(vm: &Vm) {
     }
 }
 
-/// What the CPU that takes VMs apart works on.
-struct Working {
-    /// A VM that is being built again.
-    builder: Option<Builder<'static>>,
+/// What the CPU that takes VMs apart works on, behind the memory of the VM.
+enum Stage {
+    /// Nothing.
+    Idle,
+    /// A VM is to be built again from what is left.
+    Rebuild(Remains),
+    /// A VM is being built again.
+    Building(Builder<'static>),
+    /// Its frames become free, from this one on.
+    Free(Remains, Mfn),
 }
 
-static WORKING: Lock<Working> = Lock::new(Working { builder: None });
+struct Working {
+    stage: Stage,
+    /// The VM whose stage that is; it is finished before another VM gets so far.
+    vm: VmId,
+}
+
+static WORKING: Lock<Working> = Lock::new(Working { stage: Stage::Idle, vm: VmId(0) });
+
+/// Frames that one step looks at.
+const STEP_FRAMES: u64 = 2048;
 
 /// Does one step for a VM that has ended. Answers whether there was anything to do.
 pub(super) fn step() -> bool {
@@ -36,7 +53,9 @@ pub(super) fn step() -> bool {
     let Some(mut working) = WORKING.try_lock() else {
         return false;
     };
-    machine().vms.iter().any(|vm| match vm.life() {
+    let is_idle = matches!(working.stage, Stage::Idle);
+    let only = working.vm;
+    machine().vms.iter().filter(|vm| is_idle || vm.id == only).any(|vm| match vm.life() {
         Life::Ending(after) => step_of(vm, &mut working, after),
         Life::Live | Life::Gone => false,
     })
@@ -68,49 +87,67 @@ fn step_of(vm: &'static Vm, working: &mut Working, after: After) -> bool {
     }
     match memory.teardown_step(machine().memory()) {
         Ok(Teardown::Again) => true,
-        Ok(Teardown::Done) => {
+        Ok(Teardown::Done(remains)) => {
             drop(memory);
             vm.replace_memory(None);
+            working.vm = vm.id;
+            working.stage = match after {
+                After::Restart => Stage::Rebuild(remains),
+                After::Nothing => Stage::Free(remains, Mfn(0)),
+            };
             true
         }
         Err(_) => super::panic::broken("F4", "a frame of a VM that is gone is still referred to"),
     }
 }
 
-/// All memory is taken back: build it again, or be gone.
+/// All memory is taken back: build it again, or free it.
 fn finish(vm: &'static Vm, working: &mut Working, after: After) -> bool {
-    let next = match after {
-        After::Restart => {
-            let Some(built) = rebuild(vm, working) else {
-                return true;
-            };
-            start::launch(vm, built);
-            Life::Live
+    match core::mem::replace(&mut working.stage, Stage::Idle) {
+        Stage::Idle => super::panic::broken("V2", "an ending VM has no memory"),
+        Stage::Rebuild(remains) => {
+            let begun = start::builder(vm, Origin::Kept(remains), &machine().slots);
+            working.stage = Stage::Building(begun.unwrap_or_else(|_| cannot_fail()));
         }
-        After::Nothing => {
-            machine().live.fetch_sub(1, Ordering::SeqCst);
-            Life::Gone
+        Stage::Building(mut builder) => match builder.step(machine().memory()) {
+            Ok(Build::Again) => working.stage = Stage::Building(builder),
+            Ok(Build::Done) => {
+                if let Some(built) = builder.finish() {
+                    start::launch(vm, built);
+                }
+                end(vm, after, Life::Live);
+            }
+            Err(_) => cannot_fail(),
+        },
+        Stage::Free(remains, next) => {
+            let owner = Owner::Vm(vm.id);
+            match machine().frames.free_kept(owner, next, STEP_FRAMES) {
+                Some(next) => working.stage = Stage::Free(remains, next),
+                None => {
+                    free_remains(vm, remains);
+                    machine().live.fetch_sub(1, Ordering::SeqCst);
+                    end(vm, after, Life::Gone);
+                }
+            }
         }
-    };
-    machine().ending.fetch_sub(1, Ordering::SeqCst);
-    vm.change_life(Life::Ending(after), next);
+    }
     true
 }
 
-/// Does a step of building a VM again; the VM when it is ready.
-fn rebuild(vm: &'static Vm, working: &mut Working) -> Option<Built> {
-    let builder = match &mut working.builder {
-        Some(builder) => builder,
-        None => {
-            let begun = start::builder(vm, Origin::Kept, &machine().slots);
-            working.builder.insert(begun.unwrap_or_else(|_| cannot_fail()))
-        }
-    };
-    match builder.step(machine().memory()) {
-        Ok(Build::Again) => None,
-        Ok(Build::Done) => working.builder.take().and_then(Builder::finish),
-        Err(_) => cannot_fail(),
+/// Frees the last frames of a VM.
+fn free_remains(vm: &Vm, remains: Remains) {
+    let (frames, owner) = (&machine().frames, Owner::Vm(vm.id));
+    for offset in 0..FrameList::run_length(vm.memory_frames()) {
+        // Refused means that the frame was not the VM's: then it is not its to free.
+        let _ = frames.free(remains.list.offset(offset), owner, Kind::FrameList);
     }
+    let _ = frames.free(remains.time_page, owner, Kind::Shared);
+}
+
+/// The VM is taken apart: what comes then.
+fn end(vm: &Vm, after: After, next: Life) {
+    machine().ending.fetch_sub(1, Ordering::SeqCst);
+    vm.change_life(Life::Ending(after), next);
 }
 
 /// Building from kept frames needs what building the first time needed.

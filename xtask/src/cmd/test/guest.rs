@@ -23,7 +23,10 @@ pub fn cases() -> Result<Vec<Case>, Failure> {
         }
     }
     for way in [Way::Bios, Way::Uefi, Way::Bochs] {
-        cases.push(Case::new(format!("guest/hello {}", way.name()), move |bench| way.test(bench)));
+        cases.push(Case::new(
+            format!("guest/hello {}", way.name()),
+            move |bench| way.test(bench),
+        ));
     }
     for (cpu, missing) in UNFIT {
         let title = format!("guest/unfit-cpu {cpu}");
@@ -62,6 +65,7 @@ fn run_system(bench: &mut Bench, system: &System, smp: u32) -> Result<Outcome, F
         script,
         timeout: Some(Duration::from_secs(test.timeout)),
         interactive: false,
+        save: None,
     };
     let machine = Machine {
         program,
@@ -73,6 +77,7 @@ fn run_system(bench: &mut Bench, system: &System, smp: u32) -> Result<Outcome, F
         memory_mib: test.memory_mib,
         cpu: test.cpu.clone().unwrap_or_else(|| "max".to_owned()),
         icount: test.icount,
+        more: Vec::new(),
     };
     session::run(&machine, &prepared.programs, &goal, &mut SilentView)
 }
@@ -92,9 +97,17 @@ fn judge(outcome: Result<Outcome, Failure>, test: Option<&TestSpec>) -> Verdict 
             outcome.exit.words()
         ));
     }
-    wrong.extend(outcome.unmet.iter().map(|text| format!("not reached: {text}")));
+    wrong.extend(
+        outcome
+            .unmet
+            .iter()
+            .map(|text| format!("not reached: {text}")),
+    );
     for text in test.iter().flat_map(|test| &test.forbid) {
-        let found = outcome.transcript.iter().find(|line| line.contains(text.as_str()));
+        let found = outcome
+            .transcript
+            .iter()
+            .find(|line| line.contains(text.as_str()));
         wrong.extend(found.map(|line| format!("forbidden: `{line}`")));
     }
     if wrong.is_empty() {
@@ -107,7 +120,12 @@ fn judge(outcome: Result<Outcome, Failure>, test: Option<&TestSpec>) -> Verdict 
 pub fn explain(wrong: &[String], outcome: &Outcome) -> String {
     let start = outcome.transcript.len().saturating_sub(60);
     let shown = outcome.transcript.get(start..).unwrap_or_default();
-    let parts = [wrong, &outcome.complaints, &["the last lines:".to_owned()], shown];
+    let parts = [
+        wrong,
+        &outcome.complaints,
+        &["the last lines:".to_owned()],
+        shown,
+    ];
     parts.concat().join("\n")
 }
 
@@ -131,6 +149,7 @@ pub fn run_hello(
         memory_mib: 256,
         cpu: cpu.to_owned(),
         icount: false,
+        more: Vec::new(),
     };
     let goal = Goal {
         to_end: true,
@@ -200,9 +219,16 @@ fn bochs(bench: &mut Bench) -> Result<Verdict, Failure> {
         .iter()
         .flat_map(session::Shown::lines)
         .collect();
-    if lines.iter().any(|line| line.starts_with("[hello] ended with code 0")) {
+    if lines
+        .iter()
+        .any(|line| line.starts_with("[hello] ended with code 0"))
+    {
         return Ok(Verdict::Passed(1));
     }
     let text = lines.join("\n");
-    Ok(Verdict::Failed(0, 1, format!("the VM did not end well:\n{text}")))
+    Ok(Verdict::Failed(
+        0,
+        1,
+        format!("the VM did not end well:\n{text}"),
+    ))
 }

@@ -12,10 +12,16 @@ use crate::{cmd, tree};
 /// The tests, cheap ones first.
 pub fn cases() -> Vec<Case> {
     let mut cases = vec![
-        Case::new("unit/format", |_| cargo("cargo fmt", &["fmt", "--all", "--check"])),
+        Case::new("unit/format", |_| {
+            cargo("cargo fmt", &["fmt", "--all", "--check"])
+        }),
         Case::new("unit/lint", |_| cmd::lint::check().into()),
-        Case::new("unit/header-is-current", |_| cmd::header::write(true).into()),
-        Case::new("unit/reference-is-current", |_| cmd::reference::write(true).into()),
+        Case::new("unit/header-is-current", |_| {
+            cmd::header::write(true).into()
+        }),
+        Case::new("unit/reference-is-current", |_| {
+            cmd::reference::write(true).into()
+        }),
         Case::new("unit/header-compiles-as-c", |_| header_compiles()),
     ];
     // xtask is built in release already; its tests reuse that.
@@ -29,10 +35,48 @@ pub fn cases() -> Vec<Case> {
         cases.push(Case::new(name, move |_| cargo_test(arguments)));
     }
     let clippies: [(&str, &[&str]); 4] = [
-        ("unit/clippy-host", &["-p", "protocol", "-p", "hv-core", "-p", "guest-build", "--all-targets", "--all-features"]),
-        ("unit/clippy-xtask", &["--release", "-p", "xtask", "--all-targets"]),
-        ("unit/clippy-hypervisor", &["--release", "--target", TARGET, "-p", "hv-arch", "-p", "hv"]),
-        ("unit/clippy-guests", &["--release", "--target", TARGET, "--workspace", "--exclude", "xtask", "--exclude", "hv", "--exclude", "hv-arch", "--exclude", "hv-core", "--exclude", "protocol", "--exclude", "guest-build"]),
+        (
+            "unit/clippy-host",
+            &[
+                "-p",
+                "protocol",
+                "-p",
+                "hv-core",
+                "-p",
+                "guest-build",
+                "--all-targets",
+                "--all-features",
+            ],
+        ),
+        (
+            "unit/clippy-xtask",
+            &["--release", "-p", "xtask", "--all-targets"],
+        ),
+        (
+            "unit/clippy-hypervisor",
+            &["--release", "--target", TARGET, "-p", "hv-arch", "-p", "hv"],
+        ),
+        (
+            "unit/clippy-guests",
+            &[
+                "--release",
+                "--target",
+                TARGET,
+                "--workspace",
+                "--exclude",
+                "xtask",
+                "--exclude",
+                "hv",
+                "--exclude",
+                "hv-arch",
+                "--exclude",
+                "hv-core",
+                "--exclude",
+                "protocol",
+                "--exclude",
+                "guest-build",
+            ],
+        ),
     ];
     for (name, arguments) in clippies {
         cases.push(Case::new(name, move |_| {
@@ -52,7 +96,10 @@ fn run_cargo(arguments: &[&str]) -> Result<(bool, String), Failure> {
         .output()
         .context("cargo does not start")?;
     let text = [output.stdout, output.stderr].concat();
-    Ok((output.status.success(), String::from_utf8_lossy(&text).into_owned()))
+    Ok((
+        output.status.success(),
+        String::from_utf8_lossy(&text).into_owned(),
+    ))
 }
 
 /// A cargo command that must go well.
@@ -93,7 +140,10 @@ fn count(text: &str) -> (usize, usize) {
     text.lines()
         .filter(|line| line.starts_with("test result:"))
         .fold((0, 0), |(passed, failed), line| {
-            (passed + number(line, " passed"), failed + number(line, " failed"))
+            (
+                passed + number(line, " passed"),
+                failed + number(line, " failed"),
+            )
         })
 }
 
@@ -134,10 +184,22 @@ int64_t use(void)
 fn compile_header(folder: &Path) -> Result<(), Failure> {
     let source = folder.join("use.c");
     cmd::write(&source, C_PROGRAM.as_bytes())?;
-    for flags in [["-std=c11", "-O2"], ["-std=c11", "-O0"], ["-std=gnu17", "-O2"]] {
+    for flags in [
+        ["-std=c11", "-O2"],
+        ["-std=c11", "-O0"],
+        ["-std=gnu17", "-O2"],
+    ] {
         let output = Command::new("gcc")
             .args(flags)
-            .args(["-Wall", "-Wextra", "-Wpedantic", "-Werror", "-ffreestanding", "-c", "-I"])
+            .args([
+                "-Wall",
+                "-Wextra",
+                "-Wpedantic",
+                "-Werror",
+                "-ffreestanding",
+                "-c",
+                "-I",
+            ])
             .arg(tree::root().join("guest-sdk/c"))
             .arg(&source)
             .arg("-o")

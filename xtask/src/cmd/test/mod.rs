@@ -149,7 +149,11 @@ fn run_all(cases: Vec<Case>) -> Exit {
         println!("failed: {name}");
     }
     println!("{passed} passed, {failed} failed");
-    if failures.is_empty() { Exit::Success } else { Exit::Unmet }
+    if failures.is_empty() {
+        Exit::Success
+    } else {
+        Exit::Unmet
+    }
 }
 
 /// A text moved to the right, so that the next test's line stands out.

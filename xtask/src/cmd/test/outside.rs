@@ -16,7 +16,9 @@ pub fn cases() -> Vec<Case> {
     ];
     let tutorial = tree::root().join("docs/tutorial.md");
     if tutorial.is_file() {
-        cases.push(Case::new("guest/tutorial", move |bench| followed(bench, &tutorial)));
+        cases.push(Case::new("guest/tutorial", move |bench| {
+            followed(bench, &tutorial)
+        }));
     }
     cases
 }
@@ -49,7 +51,10 @@ fn generated(bench: &mut Bench, language: Language) -> Verdict {
         let outside = Outside::new(language.name())?;
         let folder = outside.0.join("first");
         generate("first", &folder, language)?;
-        shell(&folder, "cargo xtask run system.toml --timeout 120 --expect '[first] ended with code 0'")
+        shell(
+            &folder,
+            "cargo xtask run system.toml --timeout 120 --expect '[first] ended with code 0'",
+        )
     });
     result.into()
 }
@@ -154,7 +159,8 @@ mod tests {
 
     #[test]
     fn blocks_have_a_language_and_may_name_a_file() {
-        let found = blocks("text\n```sh\ncd x\n```\nmore\n```rust file=src/main.rs\nfn main() {}\n```\n");
+        let found =
+            blocks("text\n```sh\ncd x\n```\nmore\n```rust file=src/main.rs\nfn main() {}\n```\n");
         assert_eq!(found[0].language, "sh");
         assert_eq!(found[0].text, "cd x\n");
         assert_eq!(found[1].file.as_deref(), Some("src/main.rs"));

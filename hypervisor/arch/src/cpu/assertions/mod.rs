@@ -2,7 +2,10 @@
 //! the machine and judged.
 //!
 //! `State::read` reads; `judge` decides and is tested on the host, each line with a violation.
-#![expect(unsafe_code, reason = "descriptor tables in use are reached by address only")]
+#![expect(
+    unsafe_code,
+    reason = "descriptor tables in use are reached by address only"
+)]
 
 use core::arch::asm;
 
@@ -44,7 +47,7 @@ pub fn check(
     gate_rings: impl Iterator<Item = u64>,
     published: &[u8],
 ) -> [Assertion; COUNT] {
-    judge(&State::read(features), gates_are_closed(gate_rings, published))
+    judge(&State::read(features), Gates::of(gate_rings, published))
 }
 
 impl State {
@@ -57,7 +60,9 @@ impl State {
             asm!("sgdt [{}]", "str {}", in(reg) &raw mut pointer, out(reg) task, options(nostack, preserves_flags));
         }
         let mut table = [0; ENTRIES];
-        let entries = usize::from(pointer.limit).wrapping_add(1) / size_of::<u64>();
+        let entries = usize::from(pointer.limit)
+            .wrapping_add(1)
+            .div_euclid(size_of::<u64>());
         let source: *const u64 = core::ptr::with_exposed_provenance(index(pointer.base));
         for (position, entry) in table.iter_mut().enumerate().take(entries) {
             let address = source.wrapping_add(position);
@@ -77,7 +82,9 @@ impl State {
 
 /// The offset of the I/O permission map in the task state that the table's entry names.
 fn read_port_map(table: &[u64; ENTRIES], selector: u16) -> u16 {
-    let Some(base) = task_state_base(table, selector) else { return 0 };
+    let Some(base) = task_state_base(table, selector) else {
+        return 0;
+    };
     let field: *const u16 = core::ptr::with_exposed_provenance(index(base.wrapping_add(102)));
     // SAFETY: the CPU accepted this task state by `ltr`, so it is mapped up to its limit.
     unsafe { field.read_volatile() }
@@ -95,46 +102,106 @@ fn task_state_base(table: &[u64; ENTRIES], selector: u16) -> Option<u64> {
     Some(((low >> 16) & 0x00ff_ffff) | ((low >> 32) & 0xff00_0000) | (high << 32))
 }
 
-/// Whether only the published vectors can be raised from ring 3.
-fn gates_are_closed(gate_rings: impl Iterator<Item = u64>, published: &[u8]) -> bool {
-    let is_published = |vector: usize| published.iter().any(|known| usize::from(*known) == vector);
-    gate_rings.enumerate().all(|(vector, ring)| ring == 0 || is_published(vector))
+/// Whether ring 3 can raise vectors that are not published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gates {
+    Closed,
+    Open,
 }
 
-fn judge(state: &State, gates_are_closed: bool) -> [Assertion; COUNT] {
+impl Gates {
+    fn of(gate_rings: impl Iterator<Item = u64>, published: &[u8]) -> Gates {
+        let is_published =
+            |vector: usize| published.iter().any(|known| usize::from(*known) == vector);
+        match gate_rings
+            .enumerate()
+            .all(|(vector, ring)| ring == 0 || is_published(vector))
+        {
+            true => Gates::Closed,
+            false => Gates::Open,
+        }
+    }
+}
+
+fn judge(state: &State, gates: Gates) -> [Assertion; COUNT] {
     let registers = &state.registers;
     let plan = Plan::for_features(state.features);
     // AM and NE aside, the plan has no optional bit of CR0; ET reads as 1 on every CPU.
     let assertions = [
-        ("CR0 is as planned: write protection on, caches on", registers.cr0 == plan.cr0()),
-        ("CR4 is as planned: nothing on that is not managed", registers.cr4 == plan.cr4()),
-        ("SMEP, SMAP and UMIP are on where the CPU has them", guards_are_on(state)),
-        ("EFER is as planned: SYSCALL and no-execute on", registers.efer == plan.efer()),
-        ("the I/O privilege level is 0", registers.flags & (0b11 << 12) == 0),
-        ("interrupts are off in ring 0", registers.flags & (1 << 9) == 0),
+        (
+            "CR0 is as planned: write protection on, caches on",
+            registers.cr0 == plan.cr0(),
+        ),
+        (
+            "CR4 is as planned: nothing on that is not managed",
+            registers.cr4 == plan.cr4(),
+        ),
+        (
+            "SMEP, SMAP and UMIP are on where the CPU has them",
+            guards_are_on(state),
+        ),
+        (
+            "EFER is as planned: SYSCALL and no-execute on",
+            registers.efer == plan.efer(),
+        ),
+        (
+            "the I/O privilege level is 0",
+            registers.flags & (0b11 << 12) == 0,
+        ),
+        (
+            "interrupts are off in ring 0",
+            registers.flags & (1 << 9) == 0,
+        ),
         ("no port is open to ring 3", port_map_is_beyond_limit(state)),
-        ("ring 0's segments have DPL 0 and do not conform", ring0_segments_are_private(&state.table)),
-        ("ring 3 has one data and one 64-bit code segment only", ring3_segments_are_flat(&state.table)),
-        ("only published vectors can be raised from ring 3", gates_are_closed),
+        (
+            "ring 0's segments have DPL 0 and do not conform",
+            ring0_segments_are_private(&state.table),
+        ),
+        (
+            "ring 3 has one data and one 64-bit code segment only",
+            ring3_segments_are_flat(&state.table),
+        ),
+        (
+            "only published vectors can be raised from ring 3",
+            gates == Gates::Closed,
+        ),
         ("SYSENTER is disabled", registers.sysenter_cs == 0),
-        ("SYSCALL clears TF, IF, DF, IOPL, NT and AC", registers.fmask == control::FMASK),
-        ("SYSCALL and SYSRET load the flat selectors", registers.star == control::STAR),
-        ("no debug facility is on (DEBUGCTL)", registers.debugctl == 0),
-        ("the page-attribute table is the fixed one", registers.pat == control::PAT),
+        (
+            "SYSCALL clears TF, IF, DF, IOPL, NT and AC",
+            registers.fmask == control::FMASK,
+        ),
+        (
+            "SYSCALL and SYSRET load the flat selectors",
+            registers.star == control::STAR,
+        ),
+        (
+            "no debug facility is on (DEBUGCTL)",
+            registers.debugctl == 0,
+        ),
+        (
+            "the page-attribute table is the fixed one",
+            registers.pat == control::PAT,
+        ),
     ];
     assertions.map(|(name, holds)| Assertion { name, holds })
 }
 
 /// Independent of the plan, so that a fault of the plan shows as well.
 fn guards_are_on(state: &State) -> bool {
-    let guards = [(Features::SMEP, 20), (Features::SMAP, 21), (Features::UMIP, 11)];
+    let guards = [
+        (Features::SMEP, 20),
+        (Features::SMAP, 21),
+        (Features::UMIP, 11),
+    ];
     guards.iter().all(|(feature, bit)| {
         !state.features.contains(*feature) || state.registers.cr4 & (1_u64 << bit) != 0
     })
 }
 
 fn port_map_is_beyond_limit(state: &State) -> bool {
-    let Some([low, _]) = task_state_entry(&state.table, state.task) else { return false };
+    let Some([low, _]) = task_state_entry(&state.table, state.task) else {
+        return false;
+    };
     // Granularity must be bytes, and the limit's upper four bits 0.
     u64::from(state.port_map) > low & 0xffff && low & (0x8f << 48) == 0
 }
@@ -150,7 +217,9 @@ const LONG: u64 = 1 << 53;
 /// Entries 1, 2 and 6: code, data, task state.
 fn ring0_segments_are_private(table: &[u64; ENTRIES]) -> bool {
     let [_, code, data, _, _, _, task, _] = *table;
-    [code, data, task].iter().all(|entry| entry & DPL == 0 && entry & PRESENT != 0)
+    [code, data, task]
+        .iter()
+        .all(|entry| entry & DPL == 0 && entry & PRESENT != 0)
         && code & (NOT_SYSTEM | CODE | CONFORMING) == NOT_SYSTEM | CODE
 }
 

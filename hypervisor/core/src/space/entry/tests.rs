@@ -1,3 +1,9 @@
+#![expect(
+    clippy::arithmetic_side_effects,
+    clippy::fn_params_excessive_bools,
+    reason = "test code: numbers are small and a wrong one fails the test"
+)]
+
 use super::{Leaf, LeafKind, Stored, ValidEntry, reportable};
 use crate::addr::Mfn;
 use protocol::flags::MapFlags;

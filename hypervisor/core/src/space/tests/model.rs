@@ -81,7 +81,8 @@ impl Model {
             .pool
             .checked_sub(self.missing(half, address, bottom))
             .ok_or(Status::QuotaExceeded)?;
-        self.tables.extend((bottom..=3).map(|level| table(half, level, address)));
+        self.tables
+            .extend((bottom..=3).map(|level| table(half, level, address)));
         Ok(())
     }
 
@@ -98,10 +99,18 @@ impl Model {
         }
         if frame == layout::TIME_PAGE_FRAME.0 {
             let denied = flags.contains(MapFlags::WRITE);
-            return if denied { Err(Status::NotPermitted) } else { Ok(()) };
+            return if denied {
+                Err(Status::NotPermitted)
+            } else {
+                Ok(())
+            };
         }
         let exists = (channel..channel + CHANNEL_FRAMES).contains(&frame);
-        if exists { Ok(()) } else { Err(Status::InvalidArgument) }
+        if exists {
+            Ok(())
+        } else {
+            Err(Status::InvalidArgument)
+        }
     }
 
     fn map_page(&mut self, half: Half, address: u64, page: Page) -> Result<(), Status> {
@@ -110,7 +119,11 @@ impl Model {
         }
         self.check_frame(page.number, page.flags)?;
         let key = (half, address);
-        if self.pages.get(&key).is_some_and(|page| page.flags.contains(LARGE)) {
+        if self
+            .pages
+            .get(&key)
+            .is_some_and(|page| page.flags.contains(LARGE))
+        {
             return Err(Status::AlreadyMapped);
         }
         self.make(half, address, 1)?;
@@ -135,7 +148,7 @@ impl Model {
             return Err(Status::NotFound);
         }
         let size = if is_large { 512 * PAGE_SIZE } else { PAGE_SIZE };
-        if call.address.0 % size != 0 {
+        if !call.address.0.is_multiple_of(size) {
             return Err(Status::Misaligned);
         }
         if is_large {
@@ -155,7 +168,7 @@ impl Model {
         if !call.address.is_guest_range(512 * PAGE_SIZE) {
             return Err(Status::BadAddress);
         }
-        if call.frame.0 % 512 != 0 {
+        if !call.frame.0.is_multiple_of(512) {
             return Err(Status::Misaligned);
         }
         let frames = call.frame.0..call.frame.0.saturating_add(512);
@@ -196,7 +209,7 @@ impl Model {
         if !self.spaces.contains_key(&space) {
             return Err(Status::NotFound);
         }
-        if address.0 % PAGE_SIZE != 0 {
+        if !address.0.is_multiple_of(PAGE_SIZE) {
             return Err(Status::Misaligned);
         }
         let half = half(space, address.0);
@@ -208,7 +221,7 @@ impl Model {
             }
             let page = *self.pages.get(&(half, at)).ok_or(Status::NotMapped)?;
             if page.flags.contains(LARGE) && left_of_large == 0 {
-                if at % (512 * PAGE_SIZE) != 0 || count - done < 512 {
+                if !at.is_multiple_of(512 * PAGE_SIZE) || count - done < 512 {
                     return Err(Status::Misaligned);
                 }
                 left_of_large = 512;
@@ -304,7 +317,9 @@ impl Model {
 
     pub(super) fn create(&mut self) -> Result<SpaceId, Status> {
         let free = (0..layout::limit::SPACES).map(SpaceId);
-        let free = free.into_iter().find(|space| !self.spaces.contains_key(space));
+        let free = free
+            .into_iter()
+            .find(|space| !self.spaces.contains_key(space));
         let space = free.ok_or(Status::QuotaExceeded)?;
         self.pool = self.pool.checked_sub(2).ok_or(Status::QuotaExceeded)?;
         self.spaces.insert(space, 0);
@@ -343,14 +358,18 @@ impl Model {
         if !self.spaces.contains_key(&space) {
             return Err(Status::NotFound);
         }
-        if address.0 % PAGE_SIZE != 0 {
+        if !address.0.is_multiple_of(PAGE_SIZE) {
             return Err(Status::Misaligned);
         }
         if !address.is_guest_range(PAGE_SIZE) {
             return Err(Status::BadAddress);
         }
         let key = (half(space, address.0), address.0);
-        if self.pages.get(&key).is_some_and(|page| page.flags.contains(LARGE)) {
+        if self
+            .pages
+            .get(&key)
+            .is_some_and(|page| page.flags.contains(LARGE))
+        {
             return Err(Status::AlreadyMapped);
         }
         self.make(key.0, address.0, 1)?;
@@ -367,7 +386,10 @@ impl Model {
 
     /// Where grants are mapped.
     pub(super) fn grants(&self) -> Vec<(SpaceId, GuestVirt)> {
-        let granted = self.pages.iter().filter(|(_, page)| page.number & GRANT != 0);
+        let granted = self
+            .pages
+            .iter()
+            .filter(|(_, page)| page.number & GRANT != 0);
         granted
             .map(|((half, address), _)| (half.unwrap_or_default(), GuestVirt(*address)))
             .collect()
@@ -375,7 +397,11 @@ impl Model {
 }
 
 fn limited(count: u64) -> Result<(), Status> {
-    if count > 64 { Err(Status::TooLong) } else { Ok(()) }
+    if count > 64 {
+        Err(Status::TooLong)
+    } else {
+        Ok(())
+    }
 }
 
 fn table(half: Half, level: u32, address: u64) -> (Half, u32, u64) {

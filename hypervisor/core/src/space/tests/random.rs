@@ -159,11 +159,14 @@ impl World<'_> {
         assert_eq!(self.memory.pool_frames(), self.model.pool);
         self.compare(&view);
         for ((space, address), old) in &self.before {
-            let still = view.get(&(*space, *address)).is_some_and(|new| {
-                new.frame == old.frame && new.flags.contains(old.flags)
-            });
+            let still = view
+                .get(&(*space, *address))
+                .is_some_and(|new| new.frame == old.frame && new.flags.contains(old.flags));
             let gone = space.is_some_and(|space| !self.model.spaces.contains_key(&space));
-            assert!(still || gone || flushed(paid, *space, *address), "{address:#x} not flushed");
+            assert!(
+                still || gone || flushed(paid, *space, *address),
+                "{address:#x} not flushed"
+            );
         }
         self.before = view;
     }
@@ -171,7 +174,11 @@ impl World<'_> {
     fn compare(&self, view: &View) {
         let mut pages = self.model.pages.clone();
         for ((space, address), seen) in view {
-            let size = if seen.flags.contains(MapFlags::LARGE) { 512 } else { 1 };
+            let size = if seen.flags.contains(MapFlags::LARGE) {
+                512
+            } else {
+                1
+            };
             for part in 0..size {
                 let key = (*space, address + part * PAGE_SIZE);
                 let page = pages.remove(&key).expect("the model has no such page");
@@ -261,7 +268,12 @@ impl World<'_> {
                 users.into_iter().for_each(|users| *users += 1);
             }
             Step::Leave(space) => {
-                if let Some(users) = self.model.spaces.get_mut(&space).filter(|users| **users > 0) {
+                if let Some(users) = self
+                    .model
+                    .spaces
+                    .get_mut(&space)
+                    .filter(|users| **users > 0)
+                {
                     *users -= 1;
                     self.memory.leave(space);
                 }
@@ -302,10 +314,14 @@ impl World<'_> {
         }
         let (space, address) = grants[which % grants.len()];
         let wrong = self.foreign.offset(1);
-        let refused = self.memory.remove_grant(self.machine, space, address, wrong);
+        let refused = self
+            .memory
+            .remove_grant(self.machine, space, address, wrong);
         assert_eq!(refused, Err(Status::NotMapped));
         self.model.remove(space, address);
-        let owed = self.memory.remove_grant(self.machine, space, address, self.foreign);
+        let owed = self
+            .memory
+            .remove_grant(self.machine, space, address, self.foreign);
         let covered = Covered {
             pages: 1,
             stopped: None,

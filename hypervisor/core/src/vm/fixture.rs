@@ -1,0 +1,94 @@
+//! A small system for tests: two VMs and a channel, packed the way `xtask` packs.
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "test code: numbers are small and a wrong one fails the test"
+)]
+
+use protocol::flags::MapFlags;
+use protocol::image::{FORMAT, ImageHeader, MAGIC, crc32};
+use protocol::label::Label;
+use protocol::layout::{KERNEL_IMAGE, PAGE_SIZE};
+use protocol::manifest::{ChannelManifest, Manifest, Module, OnCrash, Segment, VmManifest};
+use protocol::version::CURRENT;
+use zerocopy::{FromBytes, IntoBytes};
+
+/// Where the payloads start: header and manifest fit before.
+const PAYLOADS: u64 = PAGE_SIZE;
+/// Bytes of the image.
+const BYTES: usize = 5 * 4096 + 100;
+
+pub(super) fn demo_manifest() -> Manifest {
+    let vm = |name: &str| VmManifest {
+        name: name.into(),
+        abi: CURRENT,
+        entry: KERNEL_IMAGE.0 + 16,
+        memory_frames: 1100,
+        pool_frames: 40,
+        vcpus: 2,
+        weight: 100,
+        cap_percent: 0,
+        label: Label::default(),
+        on_crash: OnCrash::Restart(3),
+        command_line: "fast=1".into(),
+        segments: vec![
+            Segment {
+                address: KERNEL_IMAGE.0,
+                image_offset: PAYLOADS,
+                file_bytes: PAGE_SIZE + 10,
+                memory_bytes: PAGE_SIZE + 10,
+                flags: MapFlags::EXECUTE,
+            },
+            Segment {
+                address: KERNEL_IMAGE.0 + 2 * PAGE_SIZE,
+                image_offset: PAYLOADS + 2 * PAGE_SIZE,
+                file_bytes: 100,
+                memory_bytes: 2 * PAGE_SIZE + 1,
+                flags: MapFlags::WRITE,
+            },
+        ],
+        modules: vec![Module {
+            name: "data".into(),
+            image_offset: PAYLOADS + 3 * PAGE_SIZE,
+            bytes: PAGE_SIZE + 100,
+        }],
+    };
+    Manifest {
+        name: "demo".into(),
+        vms: vec![vm("one"), vm("two")],
+        channels: vec![ChannelManifest {
+            name: "link".into(),
+            ends: [0, 1],
+            frames: 3,
+        }],
+    }
+}
+
+/// The image of a manifest; payload bytes are a pattern.
+pub(super) fn pack(manifest: &Manifest) -> Vec<u8> {
+    let encoded = postcard::to_allocvec(manifest).unwrap();
+    let mut bytes: Vec<u8> = (0..BYTES.max(40 + encoded.len()))
+        .map(|position| u8::try_from(position * 7 % 251).unwrap())
+        .collect();
+    bytes[40..40 + encoded.len()].copy_from_slice(&encoded);
+    let header = ImageHeader {
+        magic: MAGIC,
+        format: FORMAT.into(),
+        reserved: 0.into(),
+        header_checksum: 0.into(),
+        image_bytes: u64::try_from(bytes.len()).unwrap().into(),
+        manifest_bytes: u64::try_from(encoded.len()).unwrap().into(),
+        body_checksum: crc32(0, &bytes[40..]).into(),
+        reserved_end: 0.into(),
+    };
+    bytes[..40].copy_from_slice(header.as_bytes());
+    sealed(&bytes, |_| {})
+}
+
+/// The image with a changed header that has a right checksum.
+pub(super) fn sealed(bytes: &[u8], change: impl FnOnce(&mut ImageHeader)) -> Vec<u8> {
+    let (mut header, body) = ImageHeader::read_from_prefix(bytes).unwrap();
+    change(&mut header);
+    header.header_checksum = 0.into();
+    header.header_checksum = crc32(0, header.as_bytes()).into();
+    [header.as_bytes(), body].concat()
+}
