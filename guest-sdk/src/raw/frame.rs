@@ -139,7 +139,7 @@ impl FrameRun {
     #[must_use]
     pub fn new(count: u64, alignment: u64) -> Option<FrameRun> {
         let mut memory = MEMORY.lock();
-        let first = memory.high.checked_sub(count)? & alignment.wrapping_sub(1).wrapping_neg();
+        let first = memory.high.checked_sub(count)? & alignment.wrapping_neg();
         if first < memory.low || count == 0 {
             return None;
         }

@@ -197,7 +197,7 @@ fn version(descriptor: &[u8]) -> Result<WireVersion, Fault> {
     }
 }
 
-/// Takes one PT_LOAD, extended down to a page boundary.
+/// Takes one `PT_LOAD`, extended down to a page boundary.
 fn segment(program: &elf::ProgramHeader64<LittleEndian>, data: &[u8]) -> Result<Segment, Fault> {
     let address = program.p_vaddr(LittleEndian);
     let memory = program.p_memsz(LittleEndian);

@@ -165,7 +165,7 @@ impl<'a> Progress<'a> {
     }
 
     /// Bytes that the script sends now: a text, or the key that gives its VM the input.
-    pub fn to_send(&mut self) -> Option<Vec<u8>> {
+    pub fn next_send(&mut self) -> Option<Vec<u8>> {
         let step = self.steps.front()?;
         let Action::Send(text) = &step.action else {
             return None;
@@ -206,14 +206,14 @@ mod tests {
         };
         let mut progress = Progress::new(&goal, &["hello".into(), "shell".into()]);
         progress.line("cloister: the console's input goes to [hello]");
-        assert_eq!(progress.to_send(), None);
+        assert_eq!(progress.next_send(), None);
         progress.line("[hello] > ");
-        assert_eq!(progress.to_send(), None, "that was another VM's line");
+        assert_eq!(progress.next_send(), None, "that was another VM's line");
         progress.partial("[shell] > ");
-        assert_eq!(progress.to_send(), Some(vec![0x1d]));
-        assert_eq!(progress.to_send(), None, "waits for the switch");
+        assert_eq!(progress.next_send(), Some(vec![0x1d]));
+        assert_eq!(progress.next_send(), None, "waits for the switch");
         progress.line("cloister: the console's input goes to [shell]");
-        assert_eq!(progress.to_send(), Some(b"echo hi there\n".to_vec()));
+        assert_eq!(progress.next_send(), Some(b"echo hi there\n".to_vec()));
         assert!(!progress.reached());
         progress.line("[shell] hi there");
         assert!(progress.reached());

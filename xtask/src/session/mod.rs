@@ -168,7 +168,7 @@ impl Session<'_> {
     fn follow(&mut self, signals: &Receiver<Signal>, goal: &Goal) -> End {
         let deadline = goal.timeout.map(|timeout| self.started + timeout);
         loop {
-            if self.progress.reached() && !goal.to_end {
+            if self.progress.reached() && !goal.to_end && self.is_between_lines() {
                 return End::Reached;
             }
             if self.stop {
@@ -189,6 +189,11 @@ impl Session<'_> {
             self.settle(false);
             self.send_scripted();
         }
+    }
+
+    /// Whether the last line is whole, or nobody ends it.
+    fn is_between_lines(&self) -> bool {
+        self.demultiplexer.partial().is_empty() || self.quiet_since.elapsed() >= PARTIAL_WINDOW
     }
 
     /// Takes bytes of the serial line.
@@ -269,7 +274,7 @@ impl Session<'_> {
 
     /// Sends what the script has to send now.
     fn send_scripted(&mut self) {
-        if let Some(bytes) = self.progress.to_send() {
+        if let Some(bytes) = self.progress.next_send() {
             self.send(&bytes);
         }
     }

@@ -120,7 +120,7 @@ user_code! {
         "setnz al",
         "movzx eax, al",
         "add edi, eax",
-        // rbx is now r15's pattern; the sum of all others must be 1 + 2 + ... + 13 of them less 1.
+        // The patterns of rcx to r14 are 2 to 12 times the one of rbx: 77 in all.
         "lea rax, [rcx + rdx]",
         "add rax, rsi",
         "add rax, rbp",
@@ -132,7 +132,7 @@ user_code! {
         "add rax, r13",
         "add rax, r14",
         "mov rbx, 0x1111111111111111",
-        "imul rbx, rbx, 90",
+        "imul rbx, rbx, 77",
         "sub rax, rbx",
         "add rdi, rax",
         "syscall",

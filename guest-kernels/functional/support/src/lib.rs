@@ -1,7 +1,9 @@
 //! What several functional guests need.
 #![cfg_attr(not(test), no_std)]
 
+pub mod grants;
 pub mod probe;
+pub mod restart;
 pub mod program;
 #[expect(unsafe_code, reason = "accesses that may fault")]
 mod touch;

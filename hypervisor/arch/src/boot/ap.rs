@@ -25,10 +25,12 @@ use crate::time::Clock;
 /// is in the lower byte.
 const INIT: u32 = 0b101 << 8;
 const START_UP: u32 = 0b110 << 8;
-/// Waits of the start-up sequence (Intel SDM volume 3, 9.4.4), and for the answer.
+/// Waits of the start-up sequence (Intel SDM volume 3, 9.4.4), and for the answer: long, because an
+/// emulator on a busy host may stand still, and because it is only waited for in vain when the
+/// processor is broken.
 const AFTER_INIT_US: u64 = 10_000;
 const AFTER_START_UP_US: u64 = 200;
-const ANSWER_US: u64 = 100_000;
+const ANSWER_US: u64 = 1_000_000;
 
 /// Looks at the clock between two hints to the CPU that it waits.
 const TURNS_PER_PAUSE: u32 = 1024;

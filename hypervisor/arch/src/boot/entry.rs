@@ -230,7 +230,6 @@ mod symbol {
         pub(super) static __data_start: u8;
         pub(super) static __data_end: u8;
         pub(super) static boot_stack_guard: u8;
-        pub(super) static boot_stack_top: u8;
         pub(super) static boot_tables: u8;
     }
 }
@@ -343,6 +342,5 @@ fn image() -> Image {
             &raw const symbol::__data_end,
         ),
         stack_guard: of_image(&raw const symbol::boot_stack_guard),
-        stack_top: wide((&raw const symbol::boot_stack_top).addr()),
     }
 }

@@ -38,8 +38,6 @@ pub struct Image {
     pub data: Range<Phys>,
     /// The lowest page of the first stack, to be left unmapped. It lies within `data`.
     pub stack_guard: Phys,
-    /// The address after the first stack's last byte, in the image's mapping.
-    pub stack_top: u64,
 }
 
 impl Image {

@@ -58,9 +58,9 @@ const XCR0_AVX: u64 = 0b111;
 /// DR7 and CR8 aside, every register that says what a CPU may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
-    cr0: u64,
-    cr4: u64,
-    efer: u64,
+    pub(super) cr0: u64,
+    pub(super) cr4: u64,
+    pub(super) efer: u64,
     xcr0: Option<u64>,
     has_cpu_number: bool,
 }
@@ -93,30 +93,6 @@ impl Plan {
             xcr0: features.contains(Features::XSAVE).then_some(xcr0),
             has_cpu_number: features.intersects(Features::RDTSCP | Features::RDPID),
         }
-    }
-
-    /// The CR0 value.
-    #[must_use]
-    pub fn cr0(&self) -> u64 {
-        self.cr0
-    }
-
-    /// The CR4 value.
-    #[must_use]
-    pub fn cr4(&self) -> u64 {
-        self.cr4
-    }
-
-    /// The EFER value.
-    #[must_use]
-    pub fn efer(&self) -> u64 {
-        self.efer
-    }
-
-    /// The XCR0 value, if the CPU has `xsave`: the state components to save for a guest.
-    #[must_use]
-    pub fn xcr0(&self) -> Option<u64> {
-        self.xcr0
     }
 }
 
@@ -231,23 +207,23 @@ mod tests {
             (Features::SMAP, cr4::SMAP),
             (Features::PGE, cr4::PGE),
         ];
-        let all = Plan::for_features(Features::all()).cr4();
+        let all = Plan::for_features(Features::all()).cr4;
         for (feature, bit) in pairs {
             assert_eq!(
-                Plan::for_features(Features::all().difference(feature)).cr4(),
+                Plan::for_features(Features::all().difference(feature)).cr4,
                 all & !bit
             );
         }
-        let none = Plan::for_features(Features::empty()).cr4();
+        let none = Plan::for_features(Features::empty()).cr4;
         assert_eq!(none, cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT);
     }
 
     #[test]
     fn extended_state_follows_the_features() {
-        assert_eq!(Plan::for_features(Features::empty()).xcr0(), None);
-        assert_eq!(Plan::for_features(Features::XSAVE).xcr0(), Some(3));
+        assert_eq!(Plan::for_features(Features::empty()).xcr0, None);
+        assert_eq!(Plan::for_features(Features::XSAVE).xcr0, Some(3));
         assert_eq!(
-            Plan::for_features(Features::XSAVE | Features::AVX).xcr0(),
+            Plan::for_features(Features::XSAVE | Features::AVX).xcr0,
             Some(7)
         );
     }

@@ -30,13 +30,6 @@ pub fn wait_for_interrupt() {
     unsafe { asm!("sti", "hlt", "cli") };
 }
 
-/// Serves the interrupts that wait, without sleeping.
-#[inline]
-pub fn serve_interrupts() {
-    // SAFETY: as in `wait_for_interrupt`. Interrupts are taken after the `nop`.
-    unsafe { asm!("sti", "nop", "cli") };
-}
-
 /// Tells the CPU that this is a waiting loop.
 #[inline]
 pub fn pause() {

@@ -225,44 +225,6 @@ fn choose(sample: &Sample, processor: Option<u64>, hypervisor: Option<u64>) -> C
     }
 }
 
-/// Runs channel 2 through one window.
-///
-/// # Errors
-/// When the channel does not count.
-fn measure_once() -> Result<Sample, NoIntervalTimer> {
-    let [low, high] = WINDOW_TICKS.to_le_bytes();
-    GATE.write((GATE.read() & 0b1100) | 1);
-    // Channel 2, both bytes, output rises at the end of the count. Writing the second byte starts.
-    COMMAND.write(0xb0);
-    CHANNEL_2.write(low);
-    timer::start_measuring();
-    let before = read_tsc_ordered();
-    CHANNEL_2.write(high);
-    let start = read_tsc_ordered();
-    let apic_start = timer::measured();
-    let mut last = read_tsc_ordered();
-    let doubt = last.wrapping_sub(before);
-    // Where there is no such timer, the port reads as all ones.
-    if GATE.read() & OUTPUT != 0 {
-        return Err(NoIntervalTimer);
-    }
-    for _ in 0..PATIENCE {
-        let has_ended = GATE.read() & OUTPUT != 0;
-        let now = read_tsc_ordered();
-        if has_ended {
-            let apic = timer::measured().wrapping_sub(apic_start);
-            let end_doubt = read_tsc_ordered().wrapping_sub(last);
-            return Ok(Sample {
-                tsc: now.wrapping_sub(start),
-                apic: u64::from(apic),
-                doubt: doubt.wrapping_add(end_doubt),
-            });
-        }
-        last = now;
-    }
-    Err(NoIntervalTimer)
-}
-
 /// Leaf 0x15: the counter's ratio to a crystal whose speed is given.
 fn stated_by_processor() -> Option<u64> {
     if cpuid_count(0, 0).eax < 0x15 {

@@ -176,7 +176,9 @@ impl Console {
             left: OWN_LINE.saturating_sub(1),
         };
         // A cut line is still a line.
-        let _cut = writer.write_str(OWN_PREFIX).and_then(|()| writer.write_fmt(text));
+        let _cut = writer
+            .write_str(OWN_PREFIX)
+            .and_then(|()| writer.write_fmt(text));
         self.own.push(b'\n');
         self.own.commit(Kind::Line);
         self.waiting = self.waiting.saturating_add(1);
@@ -349,7 +351,9 @@ impl Console {
         };
         let shown = self.shown.unwrap_or(fresh);
         // Once the line is complete, its rest is in the ring, and the bytes here are the next one's.
-        let stream = self.stream(vm).filter(|stream| stream.lines() == shown.line)?;
+        let stream = self
+            .stream(vm)
+            .filter(|stream| stream.lines() == shown.line)?;
         let byte = stream.partial_byte(shown.count)?;
         self.shown = Some(Shown {
             count: shown.count.saturating_add(1),
@@ -388,9 +392,14 @@ impl Console {
         let length = base64::encoded_length(bytes).saturating_add(frame);
         let fits = match origin {
             Origin::Hypervisor => self.own.room() >= length.saturating_add(ring::HEADER),
-            Origin::Vm(vm) => self.stream(vm).is_some_and(|stream| stream.has_room(length)),
+            Origin::Vm(vm) => self
+                .stream(vm)
+                .is_some_and(|stream| stream.has_room(length)),
         };
-        let Some(ring) = self.ring_mut(origin).filter(|_| fits && length <= ring::LONGEST_UNIT) else {
+        let Some(ring) = self
+            .ring_mut(origin)
+            .filter(|_| fits && length <= ring::LONGEST_UNIT)
+        else {
             self.lost = self.lost.saturating_add(1);
             return false;
         };
@@ -467,4 +476,9 @@ impl Head {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::as_conversions,
+    clippy::arithmetic_side_effects,
+    reason = "tests compute with small numbers of their own"
+)]
 mod tests;

@@ -50,7 +50,10 @@ impl Stream {
     /// Gives the console to a VM. Output of its predecessor still goes out.
     pub(super) fn open(&mut self, name: &str) {
         let printable = |byte: u8| if byte.is_ascii_graphic() { byte } else { b'?' };
-        let name = name.bytes().map(printable).take(index(u64::from(limit::NAME)));
+        let name = name
+            .bytes()
+            .map(printable)
+            .take(index(u64::from(limit::NAME)));
         let text = core::iter::once(b'[').chain(name).chain(*b"] ");
         self.prefix_length = 0;
         for (slot, byte) in self.prefix.iter_mut().zip(text) {
@@ -142,9 +145,16 @@ impl Stream {
             return false;
         }
         let prefix = self.prefix.get(..self.prefix_length).unwrap_or_default();
-        let reset = if self.sanitiser.is_styled() { RESET } else { &[] };
+        let reset = if self.sanitiser.is_styled() {
+            RESET
+        } else {
+            &[]
+        };
         self.ring.begin();
-        for byte in [prefix, self.line.bytes(), reset, b"\n"].into_iter().flatten() {
+        for byte in [prefix, self.line.bytes(), reset, b"\n"]
+            .into_iter()
+            .flatten()
+        {
             self.ring.push(*byte);
         }
         self.ring.commit(Kind::Line);

@@ -127,7 +127,11 @@ fn a_long_line_is_cut_and_goes_on_in_the_next() {
     write(&mut console, B, &long);
     write(&mut console, B, "\n");
     let shown = drain(&mut console);
-    assert!(shown.lines().all(|line| line.starts_with("[b] x") && line.len() < 270));
+    assert!(
+        shown
+            .lines()
+            .all(|line| line.starts_with("[b] x") && line.len() < 270)
+    );
     assert_eq!(shown.matches('x').count(), 700);
 }
 
@@ -153,7 +157,10 @@ fn backspace_goes_back_no_farther_than_the_line() {
     assert_eq!(line_of(b"a\x08\x08\x08b"), b"a\x08b");
     assert_eq!(line_of(b"\x08[x] "), b"[x] ");
     // Characters that may take no column are nothing to go back over.
-    assert_eq!(line_of("\u{200b}\u{200b}\x08\x08[x]".as_bytes()), "\u{200b}\u{200b}[x]".as_bytes());
+    assert_eq!(
+        line_of("\u{200b}\u{200b}\x08\x08[x]".as_bytes()),
+        "\u{200b}\u{200b}[x]".as_bytes()
+    );
 }
 
 #[test]
@@ -273,7 +280,10 @@ fn a_record_that_does_not_fit_is_lost_whole_and_counted() {
     }
     assert!(taken > 2);
     assert_eq!(console.lost(), 1);
-    assert!(console.log(Some(A), 1, 2, &frame), "another VM's share is its own");
+    assert!(
+        console.log(Some(A), 1, 2, &frame),
+        "another VM's share is its own"
+    );
     assert!(console.record(&frame), "and so is the hypervisor's");
     assert!(!console.record(&[0; 40_000]), "longer than any unit");
     let ends = drain(&mut console).matches("\x1b\\").count();
@@ -312,7 +322,10 @@ fn the_foreground_passes_on_when_its_vm_ends() {
     console.close(A);
     assert_eq!(console.foreground(), Some(B));
     let shown = drain(&mut console);
-    assert!(shown.contains("cloister: the console's input goes to [b]\n"), "{shown}");
+    assert!(
+        shown.contains("cloister: the console's input goes to [b]\n"),
+        "{shown}"
+    );
     console.close(B);
     assert_eq!(console.foreground(), None);
     assert_eq!(console.receive(b'x'), None);
@@ -354,7 +367,10 @@ fn typed_bytes_reach_the_foreground_in_order_and_once() {
     assert_eq!((console.peek(A, &mut buffer), &buffer), (3, b"hel"));
     assert_eq!((console.peek(A, &mut buffer), &buffer), (3, b"hel"));
     console.consume(A, 3);
-    assert_eq!((console.peek(A, &mut buffer), &buffer[..2]), (2, &b"lo"[..]));
+    assert_eq!(
+        (console.peek(A, &mut buffer), &buffer[..2]),
+        (2, &b"lo"[..])
+    );
     assert_eq!(console.peek(B, &mut buffer), 0);
     console.consume(A, 99);
     assert_eq!(console.peek(A, &mut buffer), 0);

@@ -18,7 +18,7 @@ use crate::addr::Mfn;
 use crate::addr::convert::{index, wide};
 
 use record::Record;
-pub use record::{Kind, MAX_REFERENCES, NUMBER_END, Owner, Use};
+pub use record::{Class, Kind, MAX_REFERENCES, NUMBER_END, Owner, Use};
 
 /// One record a machine frame, the frame number being the index.
 #[derive(Debug)]
@@ -175,10 +175,7 @@ impl<'a> FrameTable<'a> {
         };
         for offset in 0..count {
             let frame = Mfn(start.wrapping_add(offset));
-            if self
-                .exchange(frame, Record::of(from), numbered(offset))
-                .is_err()
-            {
+            if !self.exchange(frame, Record::of(from), numbered(offset)) {
                 for taken in 0..offset {
                     let frame = Mfn(start.wrapping_add(taken));
                     let _ = self.exchange(frame, numbered(taken), Record::of(from));
@@ -196,13 +193,13 @@ impl<'a> FrameTable<'a> {
     pub fn change(&self, frame: Mfn, owner: Owner, kind: Kind, to: Use) -> Result<(), Refused> {
         loop {
             let record = self.record(frame)?;
-            if !record.is(owner, kind) {
+            if !record.is(Class::new(owner, kind)) {
                 return Err(Refused::NotYours);
             }
             if record.references() != 0 {
                 return Err(Refused::Busy);
             }
-            if self.exchange(frame, record, Record::of(to)).is_ok() {
+            if self.exchange(frame, record, Record::of(to)) {
                 return Ok(());
             }
         }
@@ -216,22 +213,23 @@ impl<'a> FrameTable<'a> {
         self.change(frame, owner, kind, FREE)
     }
 
-    /// Counts one more reference to a frame, which must be `owner`'s and of kind `kind`.
+    /// Counts one more reference to a frame of a class.
     ///
     /// # Errors
     /// [`Refused::NotYours`] or [`Refused::Full`].
     #[inline(always)]
-    pub fn add_reference(&self, frame: Mfn, owner: Owner, kind: Kind) -> Result<(), Refused> {
+    pub fn add_reference(&self, frame: Mfn, class: Class) -> Result<(), Refused> {
+        let slot = self.slot(frame)?;
         loop {
-            let record = self.record(frame)?;
-            if !record.is(owner, kind) {
+            let record = Record(slot.load(Ordering::Acquire));
+            if !record.is(class) {
                 return Err(Refused::NotYours);
             }
             if record.references() >= MAX_REFERENCES {
                 return Err(Refused::Full);
             }
             let more = Record(record.0.wrapping_add(1));
-            if self.exchange(frame, record, more).is_ok() {
+            if exchange(slot, record, more) {
                 return Ok(());
             }
         }
@@ -242,14 +240,15 @@ impl<'a> FrameTable<'a> {
     /// # Errors
     /// [`Refused::NotYours`], also when there is no reference.
     #[inline(always)]
-    pub fn drop_reference(&self, frame: Mfn, owner: Owner, kind: Kind) -> Result<(), Refused> {
+    pub fn drop_reference(&self, frame: Mfn, class: Class) -> Result<(), Refused> {
+        let slot = self.slot(frame)?;
         loop {
-            let record = self.record(frame)?;
-            if !record.is(owner, kind) || record.references() == 0 {
+            let record = Record(slot.load(Ordering::Acquire));
+            if !record.is(class) || record.references() == 0 {
                 return Err(Refused::NotYours);
             }
             let fewer = Record(record.0.wrapping_sub(1));
-            if self.exchange(frame, record, fewer).is_ok() {
+            if exchange(slot, record, fewer) {
                 return Ok(());
             }
         }
@@ -259,14 +258,16 @@ impl<'a> FrameTable<'a> {
     #[must_use]
     pub fn number(&self, frame: Mfn, owner: Owner, kind: Kind) -> Option<u64> {
         let record = self.record(frame).ok()?;
-        record.is(owner, kind).then(|| record.number())
+        record.is(Class::new(owner, kind)).then(|| record.number())
     }
 
     /// References of a frame that is `owner`'s and of kind `kind`.
     #[must_use]
     pub fn references(&self, frame: Mfn, owner: Owner, kind: Kind) -> Option<u64> {
         let record = self.record(frame).ok()?;
-        record.is(owner, kind).then(|| record.references())
+        record
+            .is(Class::new(owner, kind))
+            .then(|| record.references())
     }
 
     /// Frees those of the next `count` frames from `from` on that are kept for `owner`. Where to go
@@ -283,7 +284,8 @@ impl<'a> FrameTable<'a> {
     /// For audits: how many frames `owner` has of a kind.
     #[must_use]
     pub fn count(&self, owner: Owner, kind: Kind) -> u64 {
-        let is = |record: &&AtomicU64| Record(record.load(Ordering::Relaxed)).is(owner, kind);
+        let class = Class::new(owner, kind);
+        let is = |record: &&AtomicU64| Record(record.load(Ordering::Relaxed)).is(class);
         wide(self.records.iter().filter(is).count())
     }
 
@@ -293,31 +295,35 @@ impl<'a> FrameTable<'a> {
         self.count(Owner::Nobody, Kind::Free)
     }
 
-    /// The record of a frame.
+    /// The place of a frame's record.
     ///
     /// # Errors
     /// [`Refused::NotYours`] for a frame that is not in the table.
     #[inline(always)]
-    fn record(&self, frame: Mfn) -> Result<Record, Refused> {
-        match self.records.get(index(frame.0)) {
-            Some(record) => Ok(Record(record.load(Ordering::Acquire))),
-            None => Err(Refused::NotYours),
-        }
+    fn slot(&self, frame: Mfn) -> Result<&AtomicU64, Refused> {
+        self.records.get(index(frame.0)).ok_or(Refused::NotYours)
     }
 
-    /// The one place that changes a record.
+    /// The record of a frame.
     ///
     /// # Errors
-    /// [`Refused::NotYours`] for a frame that is not in the table, [`Refused::Busy`] when its record is
-    /// another now.
-    #[inline(always)]
-    fn exchange(&self, frame: Mfn, from: Record, to: Record) -> Result<(), Refused> {
-        let record = self.records.get(index(frame.0)).ok_or(Refused::NotYours)?;
-        match record.compare_exchange(from.0, to.0, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => Ok(()),
-            Err(_) => Err(Refused::Busy),
-        }
+    /// [`Refused::NotYours`] for a frame that is not in the table.
+    fn record(&self, frame: Mfn) -> Result<Record, Refused> {
+        let slot = self.slot(frame)?;
+        Ok(Record(slot.load(Ordering::Acquire)))
     }
+
+    /// Changes the record of a frame from one known value to another; answers whether it had it.
+    fn exchange(&self, frame: Mfn, from: Record, to: Record) -> bool {
+        self.slot(frame).is_ok_and(|slot| exchange(slot, from, to))
+    }
+}
+
+/// The one place that changes a record.
+#[inline(always)]
+fn exchange(slot: &AtomicU64, from: Record, to: Record) -> bool {
+    slot.compare_exchange(from.0, to.0, Ordering::AcqRel, Ordering::Acquire)
+        .is_ok()
 }
 
 /// A start index as a frame number, never 0.

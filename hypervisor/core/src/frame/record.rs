@@ -90,6 +90,18 @@ kinds! {
     Kept = 9,
 }
 
+/// Owner and kind of a frame as they stand in a record, worked out once for many comparisons.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Class(u64);
+
+impl Class {
+    /// The class of an owner's frames of a kind.
+    #[must_use]
+    pub const fn new(owner: Owner, kind: Kind) -> Class {
+        Class((kind.number() << OWNER_BITS) | owner.number())
+    }
+}
+
 /// Owner, kind and number of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Use {
@@ -129,15 +141,15 @@ impl Record {
 
     /// Whether owner and kind are these, whatever number and references.
     #[inline(always)]
-    pub(super) const fn is(self, owner: Owner, kind: Kind) -> bool {
-        self.0 >> OWNER_SHIFT == (kind.number() << OWNER_BITS) | owner.number()
+    pub(super) const fn is(self, class: Class) -> bool {
+        self.0 >> OWNER_SHIFT == class.0
     }
 
-    /// Whether it belongs to somebody else than `owner`.
     pub(super) const fn number(self) -> u64 {
         (self.0 >> NUMBER_SHIFT) & (NUMBER_END - 1)
     }
 
+    #[inline(always)]
     pub(super) const fn references(self) -> u64 {
         self.0 & ((1 << REFERENCE_BITS) - 1)
     }

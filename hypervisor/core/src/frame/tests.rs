@@ -1,9 +1,10 @@
-use super::{FrameTable, Kind, MAX_REFERENCES, Owner, Refused, Use};
+use super::{Class, FrameTable, Kind, MAX_REFERENCES, Owner, Refused, Use};
 use crate::addr::Mfn;
 use crate::fakes::{free_table, records};
 use protocol::VmId;
 
 const VM: Owner = Owner::Vm(VmId(5));
+const DATA: Class = Class::new(VM, Kind::Data);
 const OTHER: Owner = Owner::Vm(VmId(6));
 
 fn data(number: u64) -> Use {
@@ -78,24 +79,18 @@ fn a_count_is_full_at_its_limit_and_never_wraps() {
     let table = free_table(&records);
     let frame = table.claim_run(data(3), 1, 1).unwrap();
     for _ in 0..MAX_REFERENCES {
-        table.add_reference(frame, VM, Kind::Data).unwrap();
+        table.add_reference(frame, DATA).unwrap();
     }
-    assert_eq!(
-        table.add_reference(frame, VM, Kind::Data),
-        Err(Refused::Full)
-    );
+    assert_eq!(table.add_reference(frame, DATA), Err(Refused::Full));
     assert_eq!(
         table.references(frame, VM, Kind::Data),
         Some(MAX_REFERENCES)
     );
     assert_eq!(table.number(frame, VM, Kind::Data), Some(3));
     for _ in 0..MAX_REFERENCES {
-        table.drop_reference(frame, VM, Kind::Data).unwrap();
+        table.drop_reference(frame, DATA).unwrap();
     }
-    assert_eq!(
-        table.drop_reference(frame, VM, Kind::Data),
-        Err(Refused::NotYours)
-    );
+    assert_eq!(table.drop_reference(frame, DATA), Err(Refused::NotYours));
     assert_eq!(table.number(frame, VM, Kind::Data), Some(3));
 }
 
@@ -104,14 +99,14 @@ fn a_referenced_frame_keeps_its_kind_and_owner() {
     let records = records(4);
     let table = free_table(&records);
     let frame = table.claim_run(data(0), 1, 1).unwrap();
-    table.add_reference(frame, VM, Kind::Data).unwrap();
+    table.add_reference(frame, DATA).unwrap();
     let pool = Use::new(VM, Kind::Pool);
     assert_eq!(
         table.change(frame, VM, Kind::Data, pool),
         Err(Refused::Busy)
     );
     assert_eq!(table.free(frame, VM, Kind::Data), Err(Refused::Busy));
-    table.drop_reference(frame, VM, Kind::Data).unwrap();
+    table.drop_reference(frame, DATA).unwrap();
     assert_eq!(table.change(frame, VM, Kind::Data, pool), Ok(()));
     assert_eq!(table.count(VM, Kind::Pool), 1);
     assert_eq!(table.count(VM, Kind::Data), 0);
@@ -124,7 +119,7 @@ fn nobody_changes_what_belongs_to_another_or_is_of_another_kind_or_no_frame() {
     let frame = table.claim_run(data(0), 1, 1).unwrap();
     let refused = Err(Refused::NotYours);
     for frame in [Mfn(0), Mfn(2), Mfn(4), Mfn(1 << 40), Mfn(u64::MAX)] {
-        assert_eq!(table.add_reference(frame, VM, Kind::Data), refused);
+        assert_eq!(table.add_reference(frame, DATA), refused);
         assert_eq!(table.free(frame, VM, Kind::Data), refused);
     }
     for (owner, kind) in [
@@ -133,8 +128,11 @@ fn nobody_changes_what_belongs_to_another_or_is_of_another_kind_or_no_frame() {
         (Owner::Hypervisor, Kind::Data),
         (VM, Kind::Table),
     ] {
-        assert_eq!(table.add_reference(frame, owner, kind), refused);
-        assert_eq!(table.drop_reference(frame, owner, kind), refused);
+        assert_eq!(table.add_reference(frame, Class::new(owner, kind)), refused);
+        assert_eq!(
+            table.drop_reference(frame, Class::new(owner, kind)),
+            refused
+        );
         assert_eq!(table.change(frame, owner, kind, data(1)), refused);
         assert_eq!(table.number(frame, owner, kind), None);
     }

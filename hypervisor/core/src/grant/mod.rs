@@ -160,12 +160,7 @@ impl GrantTable {
     /// # Errors
     /// `NotPermitted` for the owner itself or a permit for something else, `QuotaExceeded` when the
     /// table is full.
-    pub fn create(
-        &mut self,
-        permit: Permit,
-        frame: Gfn,
-        machine: Mfn,
-    ) -> Result<GrantRef, Status> {
+    pub fn create(&mut self, permit: Permit, frame: Gfn, machine: Mfn) -> Result<GrantRef, Status> {
         let access = access(
             &permit,
             Operation::GrantCreateRead,
@@ -307,7 +302,8 @@ impl GrantTable {
     pub fn any_mapped_by(&mut self, mapper: VmId) -> Option<Unmapping> {
         let numbered = (0_u32..).zip(&self.slots);
         let found = numbered.into_iter().find(|(_, slot)| {
-            slot.grant.is_some_and(|grant| grant.peer == mapper && matches!(grant.mapped, Use::Mapped(_)))
+            slot.grant
+                .is_some_and(|grant| grant.peer == mapper && matches!(grant.mapped, Use::Mapped(_)))
         });
         let (number, slot) = found?;
         let grant = GrantRef(slot.generation.wrapping_shl(SLOT_BITS) | number);
@@ -375,4 +371,9 @@ fn access(permit: &Permit, read: Operation, write: Operation) -> Option<Access> 
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::as_conversions,
+    clippy::arithmetic_side_effects,
+    reason = "tests compute with small numbers of their own"
+)]
 mod tests;

@@ -49,7 +49,14 @@ fn mapped() -> (GrantTable, GrantRef) {
 
 /// References that name no grant: never given, of other generations, out of range.
 fn absent(grant: GrantRef) -> [GrantRef; 5] {
-    [grant.0 + 1, grant.0 + 256, grant.0 ^ (1 << 31), limit::GRANTS - 1, u32::MAX].map(GrantRef)
+    [
+        grant.0 + 1,
+        grant.0 + 256,
+        grant.0 ^ (1 << 31),
+        limit::GRANTS - 1,
+        u32::MAX,
+    ]
+    .map(GrantRef)
 }
 
 #[test]
@@ -126,11 +133,14 @@ fn writing_needs_a_grant_for_writing_and_a_permit_for_it() {
 #[test]
 fn a_grant_is_mapped_at_one_place_at_a_time() {
     let (mut table, grant) = granted(Operation::GrantCreateWrite);
-    let map = |table: &mut GrantTable| {
-        table.begin_map(by_peer(Operation::GrantMapWrite), grant, PLACE)
-    };
+    let map =
+        |table: &mut GrantTable| table.begin_map(by_peer(Operation::GrantMapWrite), grant, PLACE);
     let first = map(&mut table).unwrap();
-    assert_eq!(map(&mut table), Err(Status::Busy), "also while it is mapped");
+    assert_eq!(
+        map(&mut table),
+        Err(Status::Busy),
+        "also while it is mapped"
+    );
     table.finish_map(first, Attempt::Refused).unwrap();
     let again = map(&mut table).unwrap();
     table.finish_map(again, Attempt::Mapped).unwrap();
@@ -200,7 +210,9 @@ fn a_copy_stays_within_the_frame() {
     let (mut table, grant) = granted(Operation::GrantCreateWrite);
     let mut copy = |offset, length| {
         let permit = by_peer(Operation::GrantCopyTo);
-        table.copy(permit, grant, offset, length).map(|range| range.length)
+        table
+            .copy(permit, grant, offset, length)
+            .map(|range| range.length)
     };
     assert_eq!(copy(0, PAGE_SIZE), Ok(PAGE_SIZE));
     assert_eq!(copy(PAGE_SIZE, 0), Ok(0));
@@ -280,7 +292,12 @@ struct Pair {
 
 impl Pair {
     fn named(&self, which: usize) -> GrantRef {
-        self.given.iter().rev().nth(which).copied().unwrap_or(GrantRef(77))
+        self.given
+            .iter()
+            .rev()
+            .nth(which)
+            .copied()
+            .unwrap_or(GrantRef(77))
     }
 
     /// Whether `vm` may use the grant like this.
@@ -305,10 +322,14 @@ impl Pair {
             Step::FinishMap(attempt) => self.finish_map(attempt),
             Step::BeginUnmap(vm, which) => {
                 let grant = self.named(which);
-                let wanted = self.paper.get(&grant).is_some_and(|p| p.mapped && p.peer == vm);
+                let wanted = self
+                    .paper
+                    .get(&grant)
+                    .is_some_and(|p| p.mapped && p.peer == vm);
                 let answer = self.table.begin_unmap(vm, grant);
                 assert_eq!(answer.is_ok(), wanted);
-                self.unmaps.extend(answer.ok().map(|unmapping| (grant, unmapping)));
+                self.unmaps
+                    .extend(answer.ok().map(|unmapping| (grant, unmapping)));
             }
             Step::FinishUnmap => {
                 if let Some((grant, unmapping)) = self.unmaps.pop() {
@@ -381,7 +402,9 @@ impl Pair {
             Access::Read => Operation::GrantMapRead,
             Access::Write => Operation::GrantMapWrite,
         };
-        let answer = self.table.begin_map(permit(vm, operation, OWNER), grant, PLACE);
+        let answer = self
+            .table
+            .begin_map(permit(vm, operation, OWNER), grant, PLACE);
         match self.usable(vm, grant, access) {
             None => assert_eq!(answer, Err(REFUSED)),
             Some(paper) if paper.busy => assert_eq!(answer, Err(Status::Busy)),

@@ -55,7 +55,10 @@ fn flows(operation: Operation) -> (bool, bool) {
 }
 
 fn party(vm: u32, label: Label) -> Party {
-    Party { vm: VmId(vm), label }
+    Party {
+        vm: VmId(vm),
+        label,
+    }
 }
 
 #[test]
@@ -68,7 +71,11 @@ fn every_decision_on_a_small_lattice_is_that_of_the_table() {
                 let wanted = (!inward || may_learn_from(*subject, *object))
                     && (!outward || may_learn_from(*object, *subject));
                 let decision = decide(party(1, *subject), operation, party(2, *object));
-                assert_eq!(decision.is_ok(), wanted, "{operation:?} {subject:?} {object:?}");
+                assert_eq!(
+                    decision.is_ok(),
+                    wanted,
+                    "{operation:?} {subject:?} {object:?}"
+                );
             }
         }
     }

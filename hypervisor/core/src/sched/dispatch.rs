@@ -150,12 +150,14 @@ impl Scheduler {
         let Some(key) = slot.current else {
             return false;
         };
-        let runs = self.vcpus.get(key.index()).is_some_and(|vcpu| {
-            vcpu.state == RunState::Running(cpu) && !vcpu.stopping
-        });
+        let runs = self
+            .vcpus
+            .get(key.index())
+            .is_some_and(|vcpu| vcpu.state == RunState::Running(cpu) && !vcpu.stopping);
         let ended = now.saturating_sub(slot.started) >= slot.slice;
         let contended = !self.queue.is_empty() || self.is_capped(key);
-        runs && !slot.yields && !slot.preempted && !(ended && contended)
+        let goes_on = !slot.yields && !slot.preempted;
+        runs && goes_on && (!ended || !contended)
     }
 
     /// Takes what runs on `cpu` off it. What yields is returned, not yet ready.
@@ -249,7 +251,10 @@ impl Scheduler {
         };
         let used = now.saturating_sub(slot.started);
         let real = vm.virtual_span(used);
-        let time = vm.virtual_time.wrapping_sub(slot.prepaid).wrapping_add(real);
+        let time = vm
+            .virtual_time
+            .wrapping_sub(slot.prepaid)
+            .wrapping_add(real);
         let floor = self.virtual_now.wrapping_sub(vm.virtual_span(LAG));
         vm.virtual_time = later(time, floor);
         if let Some(cap) = &mut vm.cap {

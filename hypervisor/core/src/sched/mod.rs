@@ -354,8 +354,7 @@ impl Scheduler {
     #[must_use = "the CPU's one-shot interrupt has to be armed"]
     pub fn set_timer(&mut self, key: VcpuKey, cpu: CpuId, deadline: u64) -> u64 {
         if self.state(key).is_some() {
-            self.deadlines
-                .arm(Purpose::GuestTimer(key), cpu, deadline);
+            self.deadlines.arm(Purpose::GuestTimer(key), cpu, deadline);
         }
         self.timer(cpu)
     }
@@ -478,4 +477,9 @@ impl Scheduler {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::as_conversions,
+    clippy::arithmetic_side_effects,
+    reason = "tests compute with small numbers of their own"
+)]
 mod tests;

@@ -8,7 +8,7 @@ use protocol::flags::MapFlags;
 use protocol::layout::{LARGE_PAGE_FRAMES, PAGE_SIZE, limit};
 use protocol::{GuestVirt, SpaceId, Status};
 
-use super::entry::{Leaf, LeafKind, ValidEntry};
+use super::entry::{Leaf, ValidEntry};
 use super::walk::{Found, clamp, find, slot};
 use super::{Covered, FlushOwed, Machine, Memory, TableMemory};
 use crate::addr::Mfn;
@@ -28,9 +28,12 @@ impl Memory {
             machine,
             (call.space, call.address, call.count),
             #[inline(always)]
-            |leaf, _large| match leaf.kind() {
-                LeafKind::Grant(_) => Err(Status::Busy),
-                LeafKind::Own | LeafKind::Special => Ok(ValidEntry::NONE),
+            |leaf, _large| {
+                if leaf.is_grant() {
+                    Err(Status::Busy)
+                } else {
+                    Ok(ValidEntry::NONE)
+                }
             },
         )
     }
@@ -54,14 +57,11 @@ impl Memory {
                 if large != flags.contains(MapFlags::LARGE) {
                     return Err(Status::InvalidArgument);
                 }
-                match leaf.kind() {
-                    LeafKind::Grant(_) => return Err(Status::Busy),
-                    LeafKind::Special
-                        if leaf.frame() == time_page && flags.contains(MapFlags::WRITE) =>
-                    {
-                        return Err(Status::NotPermitted);
-                    }
-                    LeafKind::Special | LeafKind::Own => {}
+                if leaf.is_grant() {
+                    return Err(Status::Busy);
+                }
+                if leaf.frame() == time_page && flags.contains(MapFlags::WRITE) {
+                    return Err(Status::NotPermitted);
                 }
                 Ok(ValidEntry::with_rights(leaf, flags))
             },

@@ -123,14 +123,14 @@ impl Memory {
             .list
             .get(machine, frame)?
             .ok_or(Status::InvalidArgument)?;
-        let added = machine.frames.add_reference(found, self.owner, Kind::Data);
+        let added = machine.frames.add_reference(found, self.data);
         added.map(|()| found).map_err(status_of)
     }
 
     /// Drops a reference that [`Memory::pin`] counted. A pinned frame keeps its guest frame number,
     /// so either identifies it.
     pub fn unpin<T: TableMemory>(&mut self, machine: Machine<'_, T>, frame: Mfn) {
-        let dropped = machine.frames.drop_reference(frame, self.owner, Kind::Data);
+        let dropped = machine.frames.drop_reference(frame, self.data);
         debug_assert!(dropped.is_ok(), "unpin of a frame that is not pinned");
     }
 }

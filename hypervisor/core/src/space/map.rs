@@ -8,12 +8,12 @@ use protocol::layout::{
 };
 use protocol::{Gfn, GuestVirt, SpaceId, Status};
 
-use super::entry::{Leaf, LeafKind, Stored, ValidEntry};
+use super::entry::{Leaf, LeafBits, LeafKind, Stored, ValidEntry};
 use super::walk::{Found, clamp, find, slot};
-use super::{Covered, FlushOwed, Machine, Memory, TableMemory};
+use super::{Covered, FlushOwed, FrameList, Machine, Memory, TableMemory};
 use crate::addr::Mfn;
 use crate::addr::convert::{index, wide};
-use crate::frame::{Kind, Refused};
+use crate::frame::{Class, Kind, Refused};
 
 /// Bit of a translated number that says that it is a grant's.
 pub const GRANT_NUMBER: u64 = 1 << 62;
@@ -25,6 +25,38 @@ struct Part {
     frame: Gfn,
     pages: u64,
     flags: MapFlags,
+}
+
+/// Where `map` finds frames: copied from the [`Memory`] so that its loop reads them from registers.
+#[derive(Debug, Clone, Copy)]
+struct Source {
+    list: FrameList,
+    data: Class,
+    bits: LeafBits,
+}
+
+impl Source {
+    /// The entry that shows a frame, the reference to it counted. Frames that are not the VM's own
+    /// memory are what `special` says.
+    ///
+    /// # Errors
+    /// [`Status::InvalidArgument`], [`Status::NotPermitted`] or [`Status::QuotaExceeded`].
+    #[inline(always)]
+    fn acquire<T: TableMemory>(
+        self,
+        machine: Machine<'_, T>,
+        frame: Gfn,
+        special: impl FnOnce(Gfn) -> Result<ValidEntry, Status>,
+    ) -> Result<ValidEntry, Status> {
+        if frame.0 >= self.list.frames() {
+            return special(frame);
+        }
+        let own = self.list.get(machine, frame)?;
+        let own = own.ok_or(Status::InvalidArgument)?;
+        let entry = self.bits.at(own).ok_or(Status::InvalidArgument)?;
+        let added = machine.frames.add_reference(own, self.data);
+        added.map(|()| entry).map_err(status_of)
+    }
 }
 
 impl Memory {
@@ -48,6 +80,11 @@ impl Memory {
         }
         let root = self.live(call.space)?.roots.kernel;
         let pages = clamp(call.address, call.count, PAGE_SIZE)?;
+        // No frame has so high a number; below, numbers do not wrap.
+        call.frame
+            .0
+            .checked_add(call.count)
+            .ok_or(Status::InvalidArgument)?;
         let mut done = 0_u64;
         let mut stopped = (pages < call.count).then_some(Status::BadAddress);
         while done < pages {
@@ -55,7 +92,7 @@ impl Memory {
             let in_table = LARGE_PAGE_FRAMES.wrapping_sub(wide(slot(address, 1)));
             let part = Part {
                 address,
-                frame: Gfn(call.frame.0.saturating_add(done)),
+                frame: Gfn(call.frame.0.wrapping_add(done)),
                 pages: in_table.min(pages.wrapping_sub(done)),
                 flags: call.flags,
             };
@@ -86,7 +123,13 @@ impl Memory {
         root: Mfn,
         part: Part,
     ) -> (u64, Result<(), Status>) {
-        let mut entry = match self.acquire(machine, part.frame, part.flags) {
+        let source = Source {
+            list: self.list,
+            data: self.data,
+            bits: LeafBits::new(part.flags, LeafKind::Own),
+        };
+        let special = |frame| self.special(frame, part.flags);
+        let mut entry = match source.acquire(machine, part.frame, special) {
             Ok(entry) => entry,
             Err(status) => return (0, Err(status)),
         };
@@ -110,49 +153,22 @@ impl Memory {
             if done >= part.pages {
                 return (done, Ok(()));
             }
-            let frame = Gfn(part.frame.0.saturating_add(done));
-            entry = match self.acquire(machine, frame, part.flags) {
+            let frame = Gfn(part.frame.0.wrapping_add(done));
+            let special = |frame| self.special(frame, part.flags);
+            entry = match source.acquire(machine, frame, special) {
                 Ok(entry) => entry,
                 Err(status) => return (done, Err(status)),
             };
         }
     }
 
-    /// The entry that shows a frame, the reference to it counted.
-    ///
-    /// # Errors
-    /// [`Status::InvalidArgument`], [`Status::NotPermitted`] or [`Status::QuotaExceeded`].
-    #[inline(always)]
-    fn acquire<T: TableMemory>(
-        &self,
-        machine: Machine<'_, T>,
-        frame: Gfn,
-        flags: MapFlags,
-    ) -> Result<ValidEntry, Status> {
-        if frame.0 >= self.list.frames() {
-            return self.special(frame, flags);
-        }
-        let own = self
-            .list
-            .get(machine, frame)?
-            .ok_or(Status::InvalidArgument)?;
-        let entry = ValidEntry::leaf(own, flags, LeafKind::Own).ok_or(Status::InvalidArgument)?;
-        machine
-            .frames
-            .add_reference(own, self.owner, Kind::Data)
-            .map_err(status_of)?;
-        Ok(entry)
-    }
-
-    /// Undoes [`Memory::acquire`] for an entry that was not or is no longer stored.
+    /// Undoes [`Source::acquire`] for an entry that was not or is no longer stored.
     #[inline(always)]
     pub(super) fn let_go<T: TableMemory>(&self, machine: Machine<'_, T>, word: u64) {
         if let Some(leaf) = Leaf::of(word)
-            && leaf.kind() == LeafKind::Own
+            && leaf.is_own()
         {
-            let dropped = machine
-                .frames
-                .drop_reference(leaf.frame(), self.owner, Kind::Data);
+            let dropped = machine.frames.drop_reference(leaf.frame(), self.data);
             debug_assert!(dropped.is_ok(), "a leaf without its reference");
         }
     }
@@ -235,7 +251,7 @@ impl Memory {
             let counted = match found {
                 Ok(Some(found)) if found == first.offset(offset) => machine
                     .frames
-                    .add_reference(found, self.owner, Kind::Data)
+                    .add_reference(found, self.data)
                     .map_err(status_of),
                 _ => Err(Status::InvalidArgument),
             };
@@ -257,7 +273,7 @@ impl Memory {
         if let Stored::Large(leaf) = Stored::of(word) {
             for offset in 0..frames {
                 let frame = leaf.frame().offset(offset);
-                let dropped = machine.frames.drop_reference(frame, self.owner, Kind::Data);
+                let dropped = machine.frames.drop_reference(frame, self.data);
                 debug_assert!(dropped.is_ok(), "a large leaf without its references");
             }
         }

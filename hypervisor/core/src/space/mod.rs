@@ -32,7 +32,7 @@ use protocol::{Gfn, SpaceId, Status, VmId};
 
 use crate::addr::Mfn;
 use crate::addr::convert::index;
-use crate::frame::{FrameTable, Kind, Owner};
+use crate::frame::{Class, FrameTable, Kind, Owner};
 
 pub use batch::{Batch, WORK_PAGES};
 pub use entry::ValidEntry;
@@ -114,6 +114,8 @@ impl Covered {
 #[derive(Debug)]
 pub struct Memory {
     owner: Owner,
+    /// The VM's memory in the frame table.
+    data: Class,
     list: FrameList,
     pool: Pool,
     /// Tables that were replaced and wait for a flush.
@@ -151,6 +153,7 @@ impl Memory {
     pub const fn new(parts: Parts) -> Memory {
         Memory {
             owner: Owner::Vm(parts.vm),
+            data: Class::new(Owner::Vm(parts.vm), Kind::Data),
             list: parts.list,
             pool: Pool::EMPTY,
             retired: Pool::EMPTY,

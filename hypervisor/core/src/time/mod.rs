@@ -136,10 +136,7 @@ impl VmClock {
         if deadline == Nanos::NEVER {
             return u64::MAX;
         }
-        deadline
-            .0
-            .saturating_add(self.started_ns)
-            .saturating_add(1)
+        deadline.0.saturating_add(self.started_ns).saturating_add(1)
     }
 
     /// The next contents of the time page. Store `busy_version`, then all fields of `page` but its
@@ -171,4 +168,8 @@ pub struct TimePageUpdate {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::arithmetic_side_effects,
+    reason = "tests compute with small numbers of their own"
+)]
 mod tests;

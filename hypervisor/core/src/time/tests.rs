@@ -46,7 +46,10 @@ fn a_day_is_exact_to_a_microsecond() {
     for hz in RATES.into_iter().filter(|hz| *hz > 10_000_000) {
         let day = Scale::new(hz).unwrap().nanoseconds(hz * 86_400);
         let error = (86_400 * SECOND).abs_diff(day);
-        assert!(error < 86_400 * 1000 * (hz / SECOND + 1), "{hz}: {error} ns");
+        assert!(
+            error < 86_400 * 1000 * (hz / SECOND + 1),
+            "{hz}: {error} ns"
+        );
     }
 }
 

@@ -6,8 +6,62 @@ use std::process::{Command, Stdio};
 use super::{Case, Verdict};
 use crate::build::TARGET;
 use crate::error::{Context, Failure};
-use crate::host::find;
 use crate::{cmd, tree};
+
+/// Suites of tests: name and arguments of `cargo test`. xtask is built in release already; its tests
+/// reuse that.
+const SUITES: [(&str, &[&str]); 4] = [
+    ("unit/protocol", &["-p", "protocol", "--all-features"]),
+    ("unit/hv-core", &["-p", "hv-core", "--all-features"]),
+    ("unit/guest-sdk", &["-p", "guest-sdk", "-p", "guest-build"]),
+    ("unit/xtask", &["--release", "-p", "xtask"]),
+];
+
+/// What clippy looks at: name and arguments. Guests and hypervisor are looked at as they are built.
+const CLIPPY: [(&str, &[&str]); 4] = [
+    (
+        "unit/clippy-host",
+        &[
+            "-p",
+            "protocol",
+            "-p",
+            "hv-core",
+            "-p",
+            "guest-build",
+            "--all-targets",
+            "--all-features",
+        ],
+    ),
+    (
+        "unit/clippy-xtask",
+        &["--release", "-p", "xtask", "--all-targets"],
+    ),
+    (
+        "unit/clippy-hypervisor",
+        &["--release", "--target", TARGET, "-p", "hv-arch", "-p", "hv"],
+    ),
+    (
+        "unit/clippy-guests",
+        &[
+            "--release",
+            "--target",
+            TARGET,
+            "--workspace",
+            "--exclude",
+            "xtask",
+            "--exclude",
+            "hv",
+            "--exclude",
+            "hv-arch",
+            "--exclude",
+            "hv-core",
+            "--exclude",
+            "protocol",
+            "--exclude",
+            "guest-build",
+        ],
+    ),
+];
 
 /// The tests, cheap ones first.
 pub fn cases() -> Vec<Case> {
@@ -24,61 +78,10 @@ pub fn cases() -> Vec<Case> {
         }),
         Case::new("unit/header-compiles-as-c", |_| header_compiles()),
     ];
-    // xtask is built in release already; its tests reuse that.
-    let suites: [(&str, &[&str]); 4] = [
-        ("unit/protocol", &["-p", "protocol", "--all-features"]),
-        ("unit/hv-core", &["-p", "hv-core", "--all-features"]),
-        ("unit/guest-sdk", &["-p", "guest-sdk", "-p", "guest-build"]),
-        ("unit/xtask", &["--release", "-p", "xtask"]),
-    ];
-    for (name, arguments) in suites {
+    for (name, arguments) in SUITES {
         cases.push(Case::new(name, move |_| cargo_test(arguments)));
     }
-    let clippies: [(&str, &[&str]); 4] = [
-        (
-            "unit/clippy-host",
-            &[
-                "-p",
-                "protocol",
-                "-p",
-                "hv-core",
-                "-p",
-                "guest-build",
-                "--all-targets",
-                "--all-features",
-            ],
-        ),
-        (
-            "unit/clippy-xtask",
-            &["--release", "-p", "xtask", "--all-targets"],
-        ),
-        (
-            "unit/clippy-hypervisor",
-            &["--release", "--target", TARGET, "-p", "hv-arch", "-p", "hv"],
-        ),
-        (
-            "unit/clippy-guests",
-            &[
-                "--release",
-                "--target",
-                TARGET,
-                "--workspace",
-                "--exclude",
-                "xtask",
-                "--exclude",
-                "hv",
-                "--exclude",
-                "hv-arch",
-                "--exclude",
-                "hv-core",
-                "--exclude",
-                "protocol",
-                "--exclude",
-                "guest-build",
-            ],
-        ),
-    ];
-    for (name, arguments) in clippies {
+    for (name, arguments) in CLIPPY {
         cases.push(Case::new(name, move |_| {
             let words = [&["clippy"], arguments, &["--", "-D", "warnings"]].concat();
             cargo("clippy", &words)
@@ -159,10 +162,8 @@ fn tail(text: &str) -> String {
 
 /// The header in a C program, compiled with its assertions.
 fn header_compiles() -> Verdict {
-    if find("gcc").is_none() {
-        if let Err(failure) = crate::host::fetch::ensure_programs(&[("gcc", "gcc")]) {
-            return Verdict::Skipped(format!("gcc is not here; {}", failure.message));
-        }
+    if let Err(failure) = crate::host::fetch::ensure_programs(&[("gcc", "gcc")]) {
+        return Verdict::Skipped(format!("gcc is not here; {}", failure.message));
     }
     compile_header(&tree::work().join("header")).into()
 }
@@ -180,7 +181,7 @@ int64_t use(void)
 }
 ";
 
-/// Compiles the header as C11 and as C++, if there is a compiler for that.
+/// Compiles the header as C11 and as GNU C17.
 fn compile_header(folder: &Path) -> Result<(), Failure> {
     let source = folder.join("use.c");
     cmd::write(&source, C_PROGRAM.as_bytes())?;

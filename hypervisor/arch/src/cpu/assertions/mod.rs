@@ -130,11 +130,11 @@ fn judge(state: &State, gates: Gates) -> [Assertion; COUNT] {
     let assertions = [
         (
             "CR0 is as planned: write protection on, caches on",
-            registers.cr0 == plan.cr0(),
+            registers.cr0 == plan.cr0,
         ),
         (
             "CR4 is as planned: nothing on that is not managed",
-            registers.cr4 == plan.cr4(),
+            registers.cr4 == plan.cr4,
         ),
         (
             "SMEP, SMAP and UMIP are on where the CPU has them",
@@ -142,7 +142,7 @@ fn judge(state: &State, gates: Gates) -> [Assertion; COUNT] {
         ),
         (
             "EFER is as planned: SYSCALL and no-execute on",
-            registers.efer == plan.efer(),
+            registers.efer == plan.efer,
         ),
         (
             "the I/O privilege level is 0",

@@ -11,9 +11,9 @@ fn good() -> State {
     State {
         features,
         registers: Current {
-            cr0: plan.cr0(),
-            cr4: plan.cr4(),
-            efer: plan.efer(),
+            cr0: plan.cr0,
+            cr4: plan.cr4,
+            efer: plan.efer,
             fmask: control::FMASK,
             star: control::STAR,
             pat: control::PAT,

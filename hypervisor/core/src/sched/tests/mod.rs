@@ -36,14 +36,8 @@ fn a_key_names_its_vm_and_vcpu() {
 #[test]
 fn a_vm_number_is_taken_once_and_free_again_after_removal() {
     let mut scheduler = two_vms(1);
-    assert_eq!(
-        scheduler.add_vm(VmId(0), 1, 1, 0),
-        Err(Status::WrongState)
-    );
-    assert_eq!(
-        scheduler.add_vm(VmId(9), 1, 1, 0),
-        Err(Status::WrongState)
-    );
+    assert_eq!(scheduler.add_vm(VmId(0), 1, 1, 0), Err(Status::WrongState));
+    assert_eq!(scheduler.add_vm(VmId(9), 1, 1, 0), Err(Status::WrongState));
     assert_eq!(scheduler.start(key(0, 0), 0), Ok(None));
     assert_eq!(scheduler.remove_vm(VmId(0)), Err(Status::Busy));
     assert_eq!(scheduler.stop_all(VmId(0)), CpuSet::EMPTY);
@@ -199,8 +193,16 @@ fn nothing_ticks_while_nothing_waits() {
     scheduler.start(key(0, 0), 0).unwrap();
     assert_eq!(scheduler.pick(CPU, 0).timer, NEVER);
     let asked = scheduler.start(key(1, 0), MS).unwrap();
-    assert_eq!(asked, Some(CPU), "a CPU without a tick learns that somebody waits");
-    assert_eq!(scheduler.pick(CPU, MS).vcpu, Some(key(1, 0)), "it has not run yet");
+    assert_eq!(
+        asked,
+        Some(CPU),
+        "a CPU without a tick learns that somebody waits"
+    );
+    assert_eq!(
+        scheduler.pick(CPU, MS).vcpu,
+        Some(key(1, 0)),
+        "it has not run yet"
+    );
     assert_eq!(scheduler.timer(CPU), MS + QUANTUM);
 }
 
@@ -225,7 +227,11 @@ fn an_idle_cpu_is_told_once_and_the_last_one_first() {
     assert_eq!(scheduler.pick(OTHER, 0).vcpu, None);
     assert_eq!(scheduler.start(key(0, 0), 0), Ok(Some(CPU)));
     assert_eq!(scheduler.start(key(1, 0), 0), Ok(Some(OTHER)));
-    assert_eq!(scheduler.start(key(1, 1), 0), Ok(None), "both are on their way");
+    assert_eq!(
+        scheduler.start(key(1, 1), 0),
+        Ok(None),
+        "both are on their way"
+    );
     assert!(scheduler.pick(OTHER, 0).vcpu.is_some());
     assert!(scheduler.pick(CPU, 0).vcpu.is_some());
     assert_eq!(scheduler.timer(CPU), QUANTUM);
@@ -293,7 +299,9 @@ fn the_heap_agrees_with_a_sorted_list_also_across_the_wrap_of_keys() {
     let base = u64::MAX - 500;
     let mut random = 1_u64;
     for _ in 0..20_000 {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
         let item = u32::try_from(random >> 33).unwrap() % 64;
         list.retain(|(_, other)| *other != item);
         if random & (1 << 20) == 0 {

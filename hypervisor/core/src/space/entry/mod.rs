@@ -66,16 +66,12 @@ impl ValidEntry {
     /// No page and no table.
     pub const NONE: ValidEntry = ValidEntry(0);
 
-    /// A small page. Nothing for a frame number that no entry can hold, or for `LARGE`.
+    /// A small page. Nothing for a frame number that no entry can hold. That `flags` may name
+    /// large pages means nothing here.
     #[must_use]
     #[inline(always)]
     pub const fn leaf(frame: Mfn, flags: MapFlags, kind: LeafKind) -> Option<ValidEntry> {
-        if frame.0 >= FRAME_END || flags.contains(MapFlags::LARGE) {
-            return None;
-        }
-        Some(ValidEntry(
-            (frame.0 << FRAME_SHIFT) | rights(flags) | kind.bits(),
-        ))
+        LeafBits::new(flags, kind).at(frame)
     }
 
     /// A large page of the VM's own memory. Nothing for a frame that no large page can start at.
@@ -131,6 +127,29 @@ impl ValidEntry {
     #[inline(always)]
     pub const fn bits(self) -> u64 {
         self.0
+    }
+}
+
+/// All of a small leaf but the frame, worked out once for many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeafBits(u64);
+
+impl LeafBits {
+    /// The bits of a kind of leaf with these rights.
+    #[must_use]
+    #[inline(always)]
+    pub const fn new(flags: MapFlags, kind: LeafKind) -> LeafBits {
+        LeafBits(rights(flags) | kind.bits())
+    }
+
+    /// The leaf for a frame. Nothing for a frame number that no entry can hold.
+    #[must_use]
+    #[inline(always)]
+    pub const fn at(self, frame: Mfn) -> Option<ValidEntry> {
+        if frame.0 >= FRAME_END {
+            return None;
+        }
+        Some(ValidEntry((frame.0 << FRAME_SHIFT) | self.0))
     }
 }
 
@@ -227,9 +246,22 @@ impl Leaf {
         write.union(execute)
     }
 
-    /// What it shows.
+    /// Whether it shows memory of the VM itself.
     #[must_use]
     #[inline(always)]
+    pub const fn is_own(self) -> bool {
+        self.0 & KIND_MASK == LeafKind::Own.bits()
+    }
+
+    /// Whether it shows a granted frame.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_grant(self) -> bool {
+        self.0 & KIND_MASK == KIND_MASK
+    }
+
+    /// What it shows.
+    #[must_use]
     pub const fn kind(self) -> LeafKind {
         match (self.0 & KIND_MASK) >> KIND_SHIFT {
             1 => LeafKind::Own,

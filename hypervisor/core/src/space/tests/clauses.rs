@@ -6,7 +6,7 @@ use crate::frame::{Kind, MAX_REFERENCES, Refused};
 use crate::space::{
     Batch, Covered, FlushOwed, GrantedFrame, Memory, TableMemory, Teardown, WORK_PAGES,
 };
-use protocol::call::{Map, Pair, Unmap};
+use protocol::call::{Map, Pair, Protect, Unmap};
 use protocol::flags::{MapFlags, MemoryOperation};
 use protocol::layout::{self, KERNEL_START, PAGE_SIZE};
 use protocol::shared::MemoryBatchEntry;
@@ -79,6 +79,35 @@ fn a_large_page_translates_to_the_small_frame_at_the_address() {
         let address = GuestVirt(LARGE_SIZE + 3 * PAGE_SIZE + 5);
         let found = memory.translate(machine, FIRST, address);
         assert_eq!(found, Ok(Pair(515, flags.bits())));
+    });
+}
+
+#[test]
+fn a_part_of_a_large_page_is_never_taken_out_or_changed() {
+    with_memory(12, |machine, mut memory| {
+        memory.space_create(machine).unwrap();
+        for (address, frame) in [(0, 0), (LARGE_SIZE, 512)] {
+            mapped(
+                machine,
+                &mut memory,
+                map(address, frame, 1, MapFlags::LARGE),
+            )
+            .unwrap();
+        }
+        for (page, count) in [(0, 511), (1, 512), (511, 512), (5, 1)] {
+            let refused = memory.unmap(machine, unmap(page * PAGE_SIZE, count));
+            assert_eq!(refused, Err(Status::Misaligned));
+            let call = Protect {
+                space: FIRST,
+                address: GuestVirt(page * PAGE_SIZE),
+                count,
+                flags: MapFlags::LARGE,
+            };
+            assert_eq!(memory.protect(machine, call), Err(Status::Misaligned));
+        }
+        let covered = memory.unmap(machine, unmap(0, 512)).unwrap();
+        assert_eq!(pages(machine, &mut memory, covered), 512);
+        assert_eq!(audit(machine, &memory, &[]).len(), 1);
     });
 }
 

@@ -46,7 +46,8 @@ pub(super) fn with_memory(pool: u64, test: impl FnOnce(TestMachine<'_>, Memory))
             number,
         };
         let first = frames.claim_run(usage, count, alignment).unwrap();
-        for offset in 0..count {
+        // The guest's memory keeps its garbage, which must not get anywhere else.
+        for offset in (0..count).filter(|_| kind != Kind::Data) {
             super::TableMemory::clear(&tables, first.offset(offset));
         }
         first

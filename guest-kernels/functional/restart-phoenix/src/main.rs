@@ -1,0 +1,14 @@
+//! Claim (with `restart-witness`): a VM that dies is built again from the image, as fresh as the first
+//! time, as often as the system file says; its neighbour does not notice.
+//!
+//! This VM checks that it is fresh, tells the witness, and dies.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+#[cfg(target_os = "none")]
+mod kernel;
+
+#[cfg(target_os = "none")]
+guest_sdk::entry!(kernel::main);
+
+#[cfg(not(target_os = "none"))]
+fn main() {}
