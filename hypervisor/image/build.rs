@@ -9,13 +9,9 @@ fn main() {
         return;
     }
     let folder = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
-    for argument in [
-        &format!("-T{folder}/link.ld"),
-        "-Tdefmt.x",
-        "--no-pie",
-        "--build-id=sha1",
-        "-zmax-page-size=0x1000",
-    ] {
+    for argument in
+        [&format!("-T{folder}/link.ld"), "-Tdefmt.x", "--no-pie", "--build-id=sha1", "-zmax-page-size=0x1000"]
+    {
         println!("cargo:rustc-link-arg-bins={argument}");
     }
 }

@@ -59,11 +59,7 @@ pub const CHANNEL_FRAME_STRIDE: u64 = 1 << 16;
 #[must_use]
 #[expect(clippy::as_conversions, reason = "const code: u32 widens to u64")]
 pub const fn vcpu_page(index: u32) -> GuestVirt {
-    GuestVirt(
-        VCPU_PAGES
-            .0
-            .wrapping_add((index as u64).wrapping_mul(PAGE_SIZE)),
-    )
+    GuestVirt(VCPU_PAGES.0.wrapping_add((index as u64).wrapping_mul(PAGE_SIZE)))
 }
 
 /// The code selector that user and kernel mode run with, and the stack selector beside it.
@@ -107,8 +103,7 @@ pub mod limit {
     pub const TRAPS: u64 = 32;
 }
 
-const _: () =
-    assert!(HYPERVISOR_START == 0xffff_0000_0000_0000 | (HYPERVISOR_FIRST_SLOT * SLOT_SIZE));
+const _: () = assert!(HYPERVISOR_START == 0xffff_0000_0000_0000 | (HYPERVISOR_FIRST_SLOT * SLOT_SIZE));
 const _: () = assert!(KERNEL_START == 0xffff_0000_0000_0000 | (KERNEL_FIRST_SLOT * SLOT_SIZE));
 
 impl GuestVirt {

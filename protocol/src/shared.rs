@@ -1,5 +1,6 @@
 //! Structures in memory that guest and hypervisor both touch. Layouts are fixed: sizes and offsets
 //! are asserted below and golden bytes stand in the tests.
+
 #![expect(
     missing_debug_implementations,
     reason = "zerocopy's derive makes hidden types without it; every structure here derives it"
@@ -295,15 +296,7 @@ pub mod vector {
 pub const START_MAGIC: u64 = u64::from_le_bytes(*b"CLSTART1");
 
 /// Flags that `resume` takes from a frame: CF PF AF ZF SF TF DF OF AC ID.
-pub const RESUME_FLAGS: u64 = 1
-    | (1 << 2)
-    | (1 << 4)
-    | (1 << 6)
-    | (1 << 7)
-    | (1 << 8)
-    | (1 << 10)
-    | (1 << 11)
-    | (1 << 18)
-    | (1 << 21);
+pub const RESUME_FLAGS: u64 =
+    1 | (1 << 2) | (1 << 4) | (1 << 6) | (1 << 7) | (1 << 8) | (1 << 10) | (1 << 11) | (1 << 18) | (1 << 21);
 
 const _: () = assert!(limit::CHANNELS == 8 && limit::MODULES == 8 && limit::PORTS == 256);

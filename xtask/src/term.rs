@@ -26,11 +26,7 @@ impl RawInput {
         if !interactive() {
             return None;
         }
-        let output = Command::new("stty")
-            .arg("-g")
-            .stdin(Stdio::inherit())
-            .output()
-            .ok()?;
+        let output = Command::new("stty").arg("-g").stdin(Stdio::inherit()).output().ok()?;
         let saved = String::from_utf8(output.stdout).ok()?.trim().to_owned();
         let switched = stty(&["-icanon", "-echo", "-isig", "-ixon", "-icrnl", "min", "1"]);
         (output.status.success() && switched).then_some(RawInput { saved })

@@ -9,16 +9,12 @@ pub fn root() -> PathBuf {
         .map(PathBuf::from)
         .filter(|path| path.ends_with("xtask"))
         .unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")));
-    package
-        .parent()
-        .map_or_else(|| PathBuf::from("."), Path::to_path_buf)
+    package.parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf)
 }
 
 /// The folder for what xtask makes: images, headers to compile, private tools.
 pub fn work() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| root().join("target"), PathBuf::from)
-        .join("cloister")
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from).join("cloister")
 }
 
 /// The folder of the system files.

@@ -5,8 +5,8 @@
 use core::alloc::{GlobalAlloc, Layout};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use hv_core::addr::convert::index;
 use hv_core::addr::Mfn;
+use hv_core::addr::convert::index;
 use protocol::layout::PAGE_SIZE;
 
 use crate::mmu::direct;

@@ -13,9 +13,9 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use hv_core::addr::convert::wide;
 use hv_core::addr::{CpuId, MAX_CPUS, Mfn};
 
+use crate::boot::BootInfo;
 #[cfg(target_os = "none")]
 use crate::boot::ap;
-use crate::boot::BootInfo;
 
 use crate::cpu::control::{self, Plan};
 use crate::cpu::features::Features;
@@ -73,10 +73,7 @@ struct StackMemory {
 unsafe impl Sync for StackMemory {}
 
 static STACKS: [StackMemory; MAX_CPUS] = [const {
-    StackMemory {
-        ring0: UnsafeCell::new([0; 32 * 1024]),
-        interrupt: [const { UnsafeCell::new([0; 8192]) }; 4],
-    }
+    StackMemory { ring0: UnsafeCell::new([0; 32 * 1024]), interrupt: [const { UnsafeCell::new([0; 8192]) }; 4] }
 }; MAX_CPUS];
 
 static SEGMENTS: [Segments; MAX_CPUS] = [const { Segments::new() }; MAX_CPUS];

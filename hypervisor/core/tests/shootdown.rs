@@ -7,10 +7,7 @@
 //! released, so that another call can give the frame away. The check explores every interleaving,
 //! and must find the error in two broken variants: no waiting for the other CPUs, and a flush that
 //! comes before the entry is gone.
-#![expect(
-    clippy::arithmetic_side_effects,
-    reason = "test code: numbers are small and a wrong one fails the test"
-)]
+#![expect(clippy::arithmetic_side_effects, reason = "test code: numbers are small and a wrong one fails the test")]
 
 use stateright::{Checker, Model, Property};
 
@@ -227,47 +224,32 @@ impl Model for System {
                 state.tlb[cpu][page] = None;
             }
             Action::Step => self.step(&mut state)?,
-            Action::Map { .. }
-            | Action::Unmap { .. }
-            | Action::Release { .. }
-            | Action::Reclaim { .. } => self.call(&mut state, &action)?,
+            Action::Map { .. } | Action::Unmap { .. } | Action::Release { .. } | Action::Reclaim { .. } => {
+                self.call(&mut state, &action)?
+            }
         }
         (state != *last).then_some(state)
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always(
-                "no CPU reaches a frame of another use",
-                |_, state: &State| {
-                    let mut held = state.tlb.iter().flatten().flatten();
-                    held.all(|frame| state.frames[*frame] != Use::Other)
-                },
-            ),
-            Property::always(
-                "a frame has as many mappings as it counts",
-                |_, state: &State| {
-                    (0..FRAMES).all(|frame| {
-                        let mapped = state.table.iter().filter(|entry| **entry == Some(frame));
-                        match state.frames[frame] {
-                            Use::Data(count) => mapped.count() == usize::from(count),
-                            Use::Other => mapped.count() == 0,
-                        }
-                    })
-                },
-            ),
-            Property::sometimes("a frame gets another use", |_, state: &State| {
-                state.frames.contains(&Use::Other)
+            Property::always("no CPU reaches a frame of another use", |_, state: &State| {
+                let mut held = state.tlb.iter().flatten().flatten();
+                held.all(|frame| state.frames[*frame] != Use::Other)
             }),
-            Property::sometimes(
-                "a CPU holds what the table no longer says",
-                |_, state: &State| {
-                    state
-                        .tlb
-                        .iter()
-                        .any(|tlb| tlb[0].is_some() && state.table[0].is_none())
-                },
-            ),
+            Property::always("a frame has as many mappings as it counts", |_, state: &State| {
+                (0..FRAMES).all(|frame| {
+                    let mapped = state.table.iter().filter(|entry| **entry == Some(frame));
+                    match state.frames[frame] {
+                        Use::Data(count) => mapped.count() == usize::from(count),
+                        Use::Other => mapped.count() == 0,
+                    }
+                })
+            }),
+            Property::sometimes("a frame gets another use", |_, state: &State| state.frames.contains(&Use::Other)),
+            Property::sometimes("a CPU holds what the table no longer says", |_, state: &State| {
+                state.tlb.iter().any(|tlb| tlb[0].is_some() && state.table[0].is_none())
+            }),
         ]
     }
 }
@@ -276,10 +258,7 @@ const CLAIM: &str = "no CPU reaches a frame of another use";
 
 #[test]
 fn with_three_cpus_no_interleaving_reaches_a_frame_of_another_use() {
-    let system = System {
-        cpus: 3,
-        order: Order::Correct,
-    };
+    let system = System { cpus: 3, order: Order::Correct };
     let checker = system.checker().threads(2).spawn_bfs().join();
     checker.assert_properties();
     assert!(checker.unique_state_count() > 1000);
@@ -287,20 +266,14 @@ fn with_three_cpus_no_interleaving_reaches_a_frame_of_another_use() {
 
 #[test]
 fn the_check_finds_a_lock_released_before_every_cpu_has_forgotten() {
-    let system = System {
-        cpus: 2,
-        order: Order::NoWait,
-    };
+    let system = System { cpus: 2, order: Order::NoWait };
     let checker = system.checker().threads(2).spawn_bfs().join();
     assert!(checker.discovery(CLAIM).is_some());
 }
 
 #[test]
 fn the_check_finds_a_flush_that_comes_before_the_entry_is_gone() {
-    let system = System {
-        cpus: 2,
-        order: Order::FlushFirst,
-    };
+    let system = System { cpus: 2, order: Order::FlushFirst };
     let checker = system.checker().threads(2).spawn_bfs().join();
     assert!(checker.discovery(CLAIM).is_some());
 }

@@ -99,9 +99,7 @@ impl World {
     fn runs_on(&self) -> Option<CpuId> {
         let running = CPUS.map(RunState::Running).into_iter();
         let state = self.scheduler.state(RECEIVER);
-        let on = running
-            .zip(CPUS)
-            .find(|(running, _)| state == Some(*running));
+        let on = running.zip(CPUS).find(|(running, _)| state == Some(*running));
         on.map(|(_, cpu)| cpu).filter(|_| self.leaving.is_none())
     }
 
@@ -221,9 +219,7 @@ impl World {
 
     /// It is awake, somebody idles, and nobody will run it.
     fn is_forgotten(&self) -> bool {
-        let idles = CPUS
-            .iter()
-            .any(|cpu| self.scheduler.current(*cpu).is_none());
+        let idles = CPUS.iter().any(|cpu| self.scheduler.current(*cpu).is_none());
         let ready = self.scheduler.state(RECEIVER) == Some(RunState::Ready);
         self.is_quiet() && idles && ready
     }
@@ -274,10 +270,7 @@ impl Model for WakeUp {
     type Action = Step;
 
     fn init_states(&self) -> Vec<Path> {
-        vec![Path {
-            steps: Vec::new(),
-            world: format!("{:?}", World::new(self.others)),
-        }]
+        vec![Path { steps: Vec::new(), world: format!("{:?}", World::new(self.others)) }]
     }
 
     fn actions(&self, path: &Path, actions: &mut Vec<Step>) {
@@ -289,23 +282,16 @@ impl Model for WakeUp {
         world.apply(step, self.variant);
         let mut steps = path.steps.clone();
         steps.push(step);
-        Some(Path {
-            steps,
-            world: format!("{world:?}"),
-        })
+        Some(Path { steps, world: format!("{world:?}") })
     }
 
     fn properties(&self) -> Vec<Property<WakeUp>> {
         vec![
-            Property::always("no news is lost", |model: &WakeUp, path| {
-                !model.world(path).has_lost_news()
-            }),
+            Property::always("no news is lost", |model: &WakeUp, path| !model.world(path).has_lost_news()),
             Property::always("no cpu idles past a ready vcpu", |model: &WakeUp, path| {
                 !model.world(path).is_forgotten()
             }),
-            Property::always("it runs once", |model: &WakeUp, path| {
-                model.world(path).scheduler.broken().is_none()
-            }),
+            Property::always("it runs once", |model: &WakeUp, path| model.world(path).scheduler.broken().is_none()),
             Property::sometimes("all is sent and taken", |model: &WakeUp, path| {
                 let world = model.world(path);
                 let sent = world.sends_left == 0 && world.kicks_left == 0;

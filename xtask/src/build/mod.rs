@@ -37,37 +37,23 @@ pub struct Builder {
 impl Builder {
     /// A builder that has built nothing yet.
     pub fn new(profile: Profile) -> Builder {
-        Builder {
-            profile,
-            built: HashMap::new(),
-        }
+        Builder { profile, built: HashMap::new() }
     }
 
     /// The hypervisor's ELF file.
     pub fn hypervisor(&mut self) -> Result<PathBuf, Failure> {
         match self.obtain(&Artifact::Package("hv".to_owned(), None)) {
             Ok(path) => Ok(path),
-            Err(Missing::Absent(what) | Missing::Broken(what)) => Err(Failure::new(
-                Exit::Usage,
-                format_args!("error: the hypervisor was not built: {what}"),
-            )),
+            Err(Missing::Absent(what) | Missing::Broken(what)) => {
+                Err(Failure::new(Exit::Usage, format_args!("error: the hypervisor was not built: {what}")))
+            }
         }
     }
 
     /// Builds a program with cargo in a folder.
-    fn cargo(
-        &self,
-        folder: &Path,
-        package: Option<&str>,
-        bin: Option<&str>,
-    ) -> Result<PathBuf, Missing> {
+    fn cargo(&self, folder: &Path, package: Option<&str>, bin: Option<&str>) -> Result<PathBuf, Missing> {
         let mut command = Command::new("cargo");
-        command.current_dir(folder).args([
-            "build",
-            "--target",
-            TARGET,
-            "--message-format=json-render-diagnostics",
-        ]);
+        command.current_dir(folder).args(["build", "--target", TARGET, "--message-format=json-render-diagnostics"]);
         if self.profile == Profile::Release {
             command.arg("--release");
         }
@@ -80,11 +66,8 @@ impl Builder {
         if std::env::var_os("DEFMT_LOG").is_none() {
             command.env("DEFMT_LOG", "info");
         }
-        let (good, executables) =
-            run_cargo(&mut command).map_err(|failure| Missing::Broken(failure.message))?;
-        let named = package
-            .or(bin)
-            .map_or_else(|| folder.display().to_string(), str::to_owned);
+        let (good, executables) = run_cargo(&mut command).map_err(|failure| Missing::Broken(failure.message))?;
+        let named = package.or(bin).map_or_else(|| folder.display().to_string(), str::to_owned);
         if !good {
             let absent = package.is_some_and(|name| !workspace_has(folder, name));
             return Err(if absent {
@@ -93,9 +76,8 @@ impl Builder {
                 Missing::Broken(format!("`{named}` does not build"))
             });
         }
-        pick(executables, bin, package).ok_or_else(|| {
-            Missing::Absent(format!("`{named}` has no such program; `bin` names one"))
-        })
+        pick(executables, bin, package)
+            .ok_or_else(|| Missing::Absent(format!("`{named}` has no such program; `bin` names one")))
     }
 }
 
@@ -105,16 +87,11 @@ impl Artifacts for Builder {
             return result.clone();
         }
         let result = match artifact {
-            Artifact::Package(package, bin) => {
-                self.cargo(&tree::root(), Some(package), bin.as_deref())
-            }
+            Artifact::Package(package, bin) => self.cargo(&tree::root(), Some(package), bin.as_deref()),
             Artifact::Folder(folder, bin) => self.cargo(folder, None, bin.as_deref()),
             Artifact::Made(path) => make(path),
             Artifact::File(path) if path.is_file() => Ok(path.clone()),
-            Artifact::File(path) => Err(Missing::Absent(format!(
-                "there is no file `{}`",
-                path.display()
-            ))),
+            Artifact::File(path) => Err(Missing::Absent(format!("there is no file `{}`", path.display()))),
         };
         self.built.insert(artifact.clone(), result.clone());
         result
@@ -188,16 +165,9 @@ fn executable(line: &str) -> Option<(String, PathBuf)> {
 }
 
 /// The program that is meant: the one named, or the only one, or the one named like its package.
-fn pick(
-    executables: Vec<(String, PathBuf)>,
-    bin: Option<&str>,
-    package: Option<&str>,
-) -> Option<PathBuf> {
+fn pick(executables: Vec<(String, PathBuf)>, bin: Option<&str>, package: Option<&str>) -> Option<PathBuf> {
     let wanted = bin.or(if executables.len() > 1 { package } else { None });
-    executables
-        .into_iter()
-        .find(|(name, _)| wanted.is_none_or(|wanted| name == wanted))
-        .map(|(_, path)| path)
+    executables.into_iter().find(|(name, _)| wanted.is_none_or(|wanted| name == wanted)).map(|(_, path)| path)
 }
 
 /// Whether the workspace of a folder has a package of that name. Only asked after a failure.
@@ -209,12 +179,7 @@ fn workspace_has(folder: &Path, name: &str) -> bool {
 fn packages(folder: &Path) -> Option<Vec<String>> {
     let metadata = metadata(folder, &["--no-deps"])?;
     let packages = metadata.get("packages")?.as_array()?;
-    Some(
-        packages
-            .iter()
-            .filter_map(|package| package.get("name")?.as_str().map(str::to_owned))
-            .collect(),
-    )
+    Some(packages.iter().filter_map(|package| package.get("name")?.as_str().map(str::to_owned)).collect())
 }
 
 /// What `cargo metadata` says.

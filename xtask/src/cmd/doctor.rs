@@ -17,9 +17,7 @@ pub struct Options {
 /// Runs the command.
 pub fn run(options: &Options) -> Result<Exit, Failure> {
     let findings = check::all();
-    let fit = findings
-        .iter()
-        .all(|finding| finding.state != State::Missing);
+    let fit = findings.iter().all(|finding| finding.state != State::Missing);
     if options.json {
         let findings: Vec<Value> = findings.iter().map(to_json).collect();
         println!("{}", json!({"fit": fit, "findings": findings}));
@@ -27,11 +25,7 @@ pub fn run(options: &Options) -> Result<Exit, Failure> {
         for finding in &findings {
             println!("{}", line(finding));
         }
-        let words = if fit {
-            "everything needed is there"
-        } else {
-            "something needed is missing"
-        };
+        let words = if fit { "everything needed is there" } else { "something needed is missing" };
         println!("{words}");
     }
     Ok(if fit { Exit::Success } else { Exit::Unfit })
@@ -50,12 +44,7 @@ fn to_json(finding: &Finding) -> Value {
 
 /// One finding as a line, with a second one for its command.
 fn line(finding: &Finding) -> String {
-    let mut line = format!(
-        "{:<8} {:<18} {}",
-        finding.state.word(),
-        finding.what,
-        finding.detail
-    );
+    let mut line = format!("{:<8} {:<18} {}", finding.state.word(), finding.what, finding.detail);
     if let Some(code) = finding.code {
         line += &format!(" [{code}]");
     }

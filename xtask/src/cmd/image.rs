@@ -35,17 +35,12 @@ pub struct Options {
 pub const OVMF: &str = "/usr/share/ovmf/OVMF.fd";
 
 /// Programs that make an ISO, and their packages.
-const ISO_PROGRAMS: [(&str, &str); 3] = [
-    ("grub-mkrescue", "grub-common"),
-    ("xorriso", "xorriso"),
-    ("mformat", "mtools"),
-];
+const ISO_PROGRAMS: [(&str, &str); 3] =
+    [("grub-mkrescue", "grub-common"), ("xorriso", "xorriso"), ("mformat", "mtools")];
 
 /// GRUB's modules for both kinds of firmware, and their packages.
-const GRUB_MODULES: [(&str, &str); 2] = [
-    ("/usr/lib/grub/i386-pc", "grub-pc-bin"),
-    ("/usr/lib/grub/x86_64-efi", "grub-efi-amd64-bin"),
-];
+const GRUB_MODULES: [(&str, &str); 2] =
+    [("/usr/lib/grub/i386-pc", "grub-pc-bin"), ("/usr/lib/grub/x86_64-efi", "grub-efi-amd64-bin")];
 
 /// The boot menu: one entry, at once, with the serial line as a second console.
 const GRUB_CONFIG: &str = "\
@@ -97,21 +92,13 @@ pub fn write_iso(hypervisor: &Path, image: &Path, iso: &Path) -> Result<(), Fail
     if output.status.success() {
         return Ok(());
     }
-    Err(Failure::usage(format_args!(
-        "grub-mkrescue failed:\n{}",
-        String::from_utf8_lossy(&output.stderr)
-    )))
+    Err(Failure::usage(format_args!("grub-mkrescue failed:\n{}", String::from_utf8_lossy(&output.stderr))))
 }
 
 /// Copies the hypervisor without debug information, which GRUB would load as well; whole when no
 /// `objcopy` is there.
 fn strip(from: &Path, to: &Path) -> Result<(), Failure> {
-    let stripped = Command::new("objcopy")
-        .arg("--strip-debug")
-        .arg(from)
-        .arg(to)
-        .stderr(Stdio::null())
-        .status();
+    let stripped = Command::new("objcopy").arg("--strip-debug").arg(from).arg(to).stderr(Stdio::null()).status();
     if !stripped.is_ok_and(|status| status.success()) {
         std::fs::copy(from, to).context(from.display())?;
     }
@@ -124,8 +111,5 @@ pub fn firmware() -> Result<PathBuf, Failure> {
     if path.is_file() {
         return Ok(path);
     }
-    Err(fetch::missing(
-        codes::TOOL_MISSING,
-        "UEFI firmware (package ovmf)",
-    ))
+    Err(fetch::missing(codes::TOOL_MISSING, "UEFI firmware (package ovmf)"))
 }

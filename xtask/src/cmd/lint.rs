@@ -24,13 +24,6 @@ pub fn check() -> Result<(), Failure> {
     if findings.complaints.is_empty() {
         return Ok(());
     }
-    let lines: Vec<&str> = findings
-        .complaints
-        .iter()
-        .map(|complaint| complaint.0.as_str())
-        .collect();
-    Err(Failure::new(
-        Exit::Unmet,
-        format_args!("error: {}", lines.join("\nerror: ")),
-    ))
+    let lines: Vec<&str> = findings.complaints.iter().map(|complaint| complaint.0.as_str()).collect();
+    Err(Failure::new(Exit::Unmet, format_args!("error: {}", lines.join("\nerror: "))))
 }

@@ -40,17 +40,13 @@ pub fn run(options: &Options) -> Result<Exit, Failure> {
     let programs = programs(elf)?;
     let bytes = if file.as_os_str() == "-" {
         let mut bytes = Vec::new();
-        std::io::Read::read_to_end(&mut std::io::stdin().lock(), &mut bytes)
-            .context("standard input")?;
+        std::io::Read::read_to_end(&mut std::io::stdin().lock(), &mut bytes).context("standard input")?;
         bytes
     } else {
         std::fs::read(file).context(file.display())?
     };
-    let mut view: Box<dyn View> = if *json {
-        Box::new(JsonView)
-    } else {
-        Box::new(TerminalView::new(term::colours(), programs.names()))
-    };
+    let mut view: Box<dyn View> =
+        if *json { Box::new(JsonView) } else { Box::new(TerminalView::new(term::colours(), programs.names())) };
     for shown in decode(&bytes, &programs) {
         view.show(&shown);
     }
@@ -62,9 +58,8 @@ fn programs(arguments: &[String]) -> Result<Programs, Failure> {
     let mut hypervisor = PathBuf::new();
     let mut vms = Vec::new();
     for argument in arguments {
-        let (name, path) = argument
-            .split_once('=')
-            .ok_or_else(|| Failure::usage(format_args!("`{argument}` is not NAME=PATH")))?;
+        let (name, path) =
+            argument.split_once('=').ok_or_else(|| Failure::usage(format_args!("`{argument}` is not NAME=PATH")))?;
         if name == "hv" {
             hypervisor = PathBuf::from(path);
         } else {

@@ -47,9 +47,7 @@ pub fn load(name: &str) -> Result<System, Failure> {
         }
         refused(&[failure])
     })?;
-    let stem = path
-        .file_stem()
-        .map_or_else(String::new, |s| s.to_string_lossy().into_owned());
+    let stem = path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
     let folder = path.parent().unwrap_or(Path::new("."));
     system::parse(source(&text), &stem, folder).map_err(|errors| refused(&errors))
 }
@@ -71,10 +69,7 @@ pub fn system_names() -> Vec<String> {
     let mut names: Vec<String> = folder
         .flatten()
         .map(|entry| entry.path())
-        .filter(|path| {
-            path.extension()
-                .is_some_and(|extension| extension == "toml")
-        })
+        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
         .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
         .collect();
     names.sort();
@@ -93,31 +88,19 @@ pub fn build(system: &System, builder: &mut Builder, memory_mib: u64) -> Result<
 }
 
 /// Builds a system and writes its image.
-pub fn prepare(
-    system: &System,
-    builder: &mut Builder,
-    memory_mib: u64,
-) -> Result<Prepared, Failure> {
+pub fn prepare(system: &System, builder: &mut Builder, memory_mib: u64) -> Result<Prepared, Failure> {
     let hypervisor = builder.hypervisor()?;
     let assembly = build(system, builder, memory_mib)?;
     let image = tree::work().join(format!("{}.img", system.name));
     write(&image, &pack::pack(&assembly)?)?;
     let names = assembly.manifest.vms.iter().map(|vm| vm.name.clone());
     let vms: Vec<(String, Vec<PathBuf>)> = names.zip(assembly.programs).collect();
-    Ok(Prepared {
-        programs: Programs::new(&hypervisor, &vms),
-        hypervisor,
-        image,
-    })
+    Ok(Prepared { programs: Programs::new(&hypervisor, &vms), hypervisor, image })
 }
 
 /// The profile of a `--debug` flag.
 pub fn profile(debug: bool) -> Profile {
-    if debug {
-        Profile::Debug
-    } else {
-        Profile::Release
-    }
+    if debug { Profile::Debug } else { Profile::Release }
 }
 
 /// Writes a file, with the folders above it.

@@ -43,42 +43,21 @@ impl Language {
     fn files(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Language::Rust => &[
-                (
-                    "Cargo.toml",
-                    include_str!("../../templates/rust/Cargo.toml.in"),
-                ),
+                ("Cargo.toml", include_str!("../../templates/rust/Cargo.toml.in")),
                 ("build.rs", include_str!("../../templates/rust/build.rs.in")),
-                (
-                    "src/main.rs",
-                    include_str!("../../templates/rust/main.rs.in"),
-                ),
-                (
-                    "system.toml",
-                    include_str!("../../templates/rust/system.toml.in"),
-                ),
-                (
-                    "README.md",
-                    include_str!("../../templates/rust/README.md.in"),
-                ),
+                ("src/main.rs", include_str!("../../templates/rust/main.rs.in")),
+                ("system.toml", include_str!("../../templates/rust/system.toml.in")),
+                ("README.md", include_str!("../../templates/rust/README.md.in")),
                 (".gitignore", "/target\n"),
-                (
-                    ".cargo/config.toml",
-                    include_str!("../../templates/config.toml.in"),
-                ),
+                (".cargo/config.toml", include_str!("../../templates/config.toml.in")),
             ],
             Language::C => &[
                 ("Makefile", include_str!("../../templates/c/Makefile.in")),
                 ("main.c", include_str!("../../templates/c/main.c.in")),
-                (
-                    "system.toml",
-                    include_str!("../../templates/c/system.toml.in"),
-                ),
+                ("system.toml", include_str!("../../templates/c/system.toml.in")),
                 ("README.md", include_str!("../../templates/c/README.md.in")),
                 (".gitignore", "/target\n*.o\n*.elf\n"),
-                (
-                    ".cargo/config.toml",
-                    include_str!("../../templates/config.toml.in"),
-                ),
+                (".cargo/config.toml", include_str!("../../templates/config.toml.in")),
             ],
         }
     }
@@ -102,45 +81,25 @@ pub fn generate(name: &str, folder: &Path, language: Language) -> Result<(), Fai
     check_name(name)?;
     if std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
         let what = format!("`{}` is not empty", folder.display());
-        return Err(Failure::usage(format_args!(
-            "{what}\n  try: --path with a new folder"
-        )));
+        return Err(Failure::usage(format_args!("{what}\n  try: --path with a new folder")));
     }
-    let root = tree::root()
-        .canonicalize()
-        .context("the checkout's folder")?;
+    let root = tree::root().canonicalize().context("the checkout's folder")?;
     let checkout = root.display().to_string();
     for (path, text) in language.files() {
-        let text = text
-            .replace("{NAME}", name)
-            .replace("{CHECKOUT}", &checkout);
+        let text = text.replace("{NAME}", name).replace("{CHECKOUT}", &checkout);
         write(&folder.join(path), text.as_bytes())?;
     }
     // Outside the checkout nothing else pins the compiler.
     let pin = std::fs::read_to_string(root.join("rust-toolchain.toml"));
-    write(
-        &folder.join("rust-toolchain.toml"),
-        pin.context("rust-toolchain.toml")?.as_bytes(),
-    )
+    write(&folder.join("rust-toolchain.toml"), pin.context("rust-toolchain.toml")?.as_bytes())
 }
 
 /// A name that is good for a package, a VM and a file.
 fn check_name(name: &str) -> Result<(), Failure> {
-    let good = name
-        .bytes()
-        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
+    let good = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
     let begins = name.bytes().next().is_some_and(|b| b.is_ascii_lowercase());
     // Packages of ours, and names that Rust or the console know otherwise.
-    let taken = [
-        "cloister",
-        "core",
-        "alloc",
-        "std",
-        "test",
-        "guest-sdk",
-        "protocol",
-        "guest-build",
-    ];
+    let taken = ["cloister", "core", "alloc", "std", "test", "guest-sdk", "protocol", "guest-build"];
     if good && begins && name.len() <= 31 && !taken.contains(&name) {
         return Ok(());
     }
@@ -166,10 +125,7 @@ mod tests {
         for language in [Language::Rust, Language::C] {
             for (path, text) in language.files() {
                 let text = text.replace("{NAME}", "n").replace("{CHECKOUT}", "/c");
-                assert!(
-                    !text.contains("{NAME") && !text.contains("{CHECK"),
-                    "{path}"
-                );
+                assert!(!text.contains("{NAME") && !text.contains("{CHECK"), "{path}");
             }
         }
     }

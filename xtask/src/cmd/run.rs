@@ -67,24 +67,15 @@ pub fn run(options: &Options) -> Result<Exit, Failure> {
     let mut builder = Builder::new(profile(options.debug));
     eprintln!("xtask: building {}", system.name);
     let prepared = prepare(&system, &mut builder, options.mem)?;
-    let goal = Goal {
-        save: Some(prepared.image.with_extension("serial")),
-        ..goal
-    };
+    let goal = Goal { save: Some(prepared.image.with_extension("serial")), ..goal };
     let machine = machine(options, program, &prepared)?;
     let mut view: Box<dyn View> = if options.json {
         Box::new(JsonView)
     } else {
-        Box::new(TerminalView::new(
-            term::colours(),
-            prepared.programs.names(),
-        ))
+        Box::new(TerminalView::new(term::colours(), prepared.programs.names()))
     };
     if goal.interactive {
-        eprintln!(
-            "xtask: booting {}; Ctrl-] switches consoles, Ctrl-C ends",
-            system.name
-        );
+        eprintln!("xtask: booting {}; Ctrl-] switches consoles, Ctrl-C ends", system.name);
     } else {
         eprintln!("xtask: booting {}", system.name);
     }
@@ -130,10 +121,7 @@ fn machine(options: &Options, program: Program, prepared: &Prepared) -> Result<M
             Boot::Iso(iso)
         }
     } else {
-        Boot::Direct {
-            hypervisor: prepared.hypervisor.clone(),
-            image: prepared.image.clone(),
-        }
+        Boot::Direct { hypervisor: prepared.hypervisor.clone(), image: prepared.image.clone() }
     };
     Ok(Machine {
         program,
@@ -165,11 +153,7 @@ fn conclude(outcome: &Outcome, json: bool) {
         }
         eprintln!("  try: {}\n  see: docs/errors/{}.md", code.remedy, code.id);
     }
-    eprintln!(
-        "xtask: {} (exit code {})",
-        outcome.exit.words(),
-        outcome.exit.code()
-    );
+    eprintln!("xtask: {} (exit code {})", outcome.exit.words(), outcome.exit.code());
 }
 
 /// The stable code of an end that was not meant.

@@ -38,10 +38,7 @@ pub struct Demultiplexer {
 impl Demultiplexer {
     /// At the start of a line.
     pub fn new() -> Demultiplexer {
-        Demultiplexer {
-            state: State::Text,
-            line: Vec::new(),
-        }
+        Demultiplexer { state: State::Text, line: Vec::new() }
     }
 
     /// Takes bytes; the items that they end go to `items`.
@@ -86,11 +83,8 @@ impl Demultiplexer {
     /// A byte within what may be a prefix.
     fn take_prefix(&mut self, seen: usize, byte: u8) -> Option<Item> {
         if PREFIX.get(seen) == Some(&byte) {
-            self.state = if seen + 1 == PREFIX.len() {
-                State::Record(Vec::new(), false)
-            } else {
-                State::Prefix(seen + 1)
-            };
+            self.state =
+                if seen + 1 == PREFIX.len() { State::Record(Vec::new(), false) } else { State::Prefix(seen + 1) };
             return None;
         }
         // It was a guest's escape sequence: its bytes belong to the line.
@@ -109,10 +103,7 @@ impl Demultiplexer {
         }
         content.push(byte);
         if byte == b'\n' || ending || content.len() > RECORD_LIMIT {
-            return Some(Item::Damaged(format!(
-                "{} bytes are no record",
-                content.len()
-            )));
+            return Some(Item::Damaged(format!("{} bytes are no record", content.len())));
         }
         self.state = State::Record(content, false);
         None
@@ -184,11 +175,7 @@ mod tests {
     use super::{Demultiplexer, Item, harmless};
 
     fn record() -> Record<'static> {
-        Record::Ended(Ended {
-            vm: VmId(3),
-            code: 7,
-            cpu_time_ns: 1 << 40,
-        })
+        Record::Ended(Ended { vm: VmId(3), code: 7, cpu_time_ns: 1 << 40 })
     }
 
     fn wire(record: &Record<'_>) -> Vec<u8> {
@@ -204,17 +191,8 @@ mod tests {
 
     #[test]
     fn lines_and_records_come_apart_wherever_the_bytes_are_cut() {
-        let bytes = [
-            b"[a] on\r\n[b] t".to_vec(),
-            wire(&record()),
-            b"wo\n".to_vec(),
-        ]
-        .concat();
-        let expected = [
-            Item::Line("[a] on".into()),
-            Item::Record(Box::new(record())),
-            Item::Line("[b] two".into()),
-        ];
+        let bytes = [b"[a] on\r\n[b] t".to_vec(), wire(&record()), b"wo\n".to_vec()].concat();
+        let expected = [Item::Line("[a] on".into()), Item::Record(Box::new(record())), Item::Line("[b] two".into())];
         for cut in 0..=bytes.len() {
             let mut demultiplexer = Demultiplexer::new();
             let mut items = Vec::new();
@@ -226,10 +204,7 @@ mod tests {
 
     #[test]
     fn a_guests_escape_sequences_stay_in_its_line() {
-        assert_eq!(
-            items(b"\x1b[1mbold\x1b_x\n"),
-            [Item::Line("\x1b[1mbold\x1b_x".into())]
-        );
+        assert_eq!(items(b"\x1b[1mbold\x1b_x\n"), [Item::Line("\x1b[1mbold\x1b_x".into())]);
     }
 
     #[test]

@@ -41,11 +41,7 @@ struct LogTable {
 impl Program {
     /// The program of an ELF file.
     pub fn new(path: impl Into<PathBuf>) -> Program {
-        Program {
-            path: path.into(),
-            log: OnceCell::new(),
-            symbols: OnceCell::new(),
-        }
+        Program { path: path.into(), log: OnceCell::new(), symbols: OnceCell::new() }
     }
 
     /// Decodes a frame, or says why not.
@@ -59,10 +55,8 @@ impl Program {
             DecodeError::UnexpectedEof => "the frame is cut".to_owned(),
             DecodeError::Malformed => "the frame fits another build of the program".to_owned(),
         })?;
-        let place = log
-            .locations
-            .get(&frame.index())
-            .map(|location| format!("{}:{}", short(&location.file), location.line));
+        let place =
+            log.locations.get(&frame.index()).map(|location| format!("{}:{}", short(&location.file), location.line));
         Ok(Message {
             level: frame.level().map_or("", |level| level.as_str()).to_owned(),
             text: frame.display_message().to_string(),
@@ -72,10 +66,7 @@ impl Program {
 
     /// What lies at an address.
     pub fn place(&self, address: u64) -> Option<Place> {
-        self.symbols
-            .get_or_init(|| Symbols::read(&self.path))
-            .as_ref()?
-            .place(address)
+        self.symbols.get_or_init(|| Symbols::read(&self.path)).as_ref()?.place(address)
     }
 }
 
@@ -90,10 +81,7 @@ fn read_log_table(path: &Path) -> Option<LogTable> {
 /// A source path from the crate's folder on, without what is the same for all.
 pub fn short(path: &Path) -> String {
     let root = crate::tree::root();
-    path.strip_prefix(&root)
-        .unwrap_or(path)
-        .display()
-        .to_string()
+    path.strip_prefix(&root).unwrap_or(path).display().to_string()
 }
 
 /// All programs of a running system.
@@ -109,10 +97,7 @@ impl Programs {
     pub fn new(hypervisor: impl Into<PathBuf>, vms: &[(String, Vec<PathBuf>)]) -> Programs {
         Programs {
             hypervisor: Program::new(hypervisor),
-            vms: vms
-                .iter()
-                .map(|(_, paths)| paths.iter().map(Program::new).collect())
-                .collect(),
+            vms: vms.iter().map(|(_, paths)| paths.iter().map(Program::new).collect()).collect(),
             names: vms.iter().map(|(name, _)| name.clone()).collect(),
         }
     }
@@ -121,11 +106,7 @@ impl Programs {
     pub fn name(&self, source: Option<VmId>) -> String {
         match source {
             None => "cloister".to_owned(),
-            Some(vm) => self
-                .names
-                .get(index(vm))
-                .cloned()
-                .unwrap_or_else(|| format!("vm{vm}")),
+            Some(vm) => self.names.get(index(vm)).cloned().unwrap_or_else(|| format!("vm{vm}")),
         }
     }
 
@@ -138,10 +119,7 @@ impl Programs {
     pub fn message(&self, source: Option<VmId>, frame: &[u8]) -> Result<Message, String> {
         match source {
             None => Some(&self.hypervisor),
-            Some(vm) => self
-                .vms
-                .get(index(vm))
-                .and_then(|programs| programs.first()),
+            Some(vm) => self.vms.get(index(vm)).and_then(|programs| programs.first()),
         }
         .ok_or_else(|| "no ELF file is known for it".to_owned())?
         .message(frame)
@@ -149,10 +127,7 @@ impl Programs {
 
     /// What lies at an address of a VM: in its kernel, or in one of its modules.
     pub fn place(&self, vm: VmId, address: u64) -> Option<Place> {
-        self.vms
-            .get(index(vm))?
-            .iter()
-            .find_map(|program| program.place(address))
+        self.vms.get(index(vm))?.iter().find_map(|program| program.place(address))
     }
 
     /// What lies at an address of the hypervisor.

@@ -13,21 +13,38 @@ type Reader = EndianArcSlice<LittleEndian>;
 /// What lies at an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    /// The function's name.
-    pub symbol: Option<String>,
+    /// The symbol's name.
+    pub symbol: String,
     /// Bytes from its start.
     pub offset: u64,
+    /// The functions that were inlined there, the innermost first and the symbol's own last.
+    pub frames: Vec<Frame>,
+}
+
+/// One function at an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// Its name.
+    pub function: String,
     /// File and line.
-    pub line: Option<String>,
+    pub line: String,
+    /// It belongs to Rust's library or to a package from elsewhere.
+    pub foreign: bool,
+}
+
+impl Place {
+    /// The innermost function of our own, which is the one that a person looks for.
+    pub fn own(&self) -> Option<&Frame> {
+        let own = self.frames.iter().find(|frame| !frame.foreign);
+        own.or_else(|| self.frames.first())
+    }
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let symbol = self.symbol.as_deref().unwrap_or("?");
-        write!(f, "{symbol}+{:#x}", self.offset)?;
-        match &self.line {
-            Some(line) => write!(f, " ({line})"),
-            None => Ok(()),
+        match self.own() {
+            Some(frame) => write!(f, "{} ({})", frame.function, frame.line),
+            None => write!(f, "{}+{:#x}", self.symbol, self.offset),
         }
     }
 }
@@ -40,9 +57,7 @@ pub struct Symbols {
 
 impl fmt::Debug for Symbols {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Symbols")
-            .field("functions", &self.functions.len())
-            .finish_non_exhaustive()
+        f.debug_struct("Symbols").field("functions", &self.functions.len()).finish_non_exhaustive()
     }
 }
 
@@ -60,12 +75,7 @@ impl Symbols {
         let file = object::File::parse(bytes.as_slice()).ok()?;
         let mut functions: Vec<Function> = file
             .symbols()
-            .filter(|symbol| {
-                matches!(
-                    symbol.kind(),
-                    SymbolKind::Text | SymbolKind::Label | SymbolKind::Unknown
-                )
-            })
+            .filter(|symbol| matches!(symbol.kind(), SymbolKind::Text | SymbolKind::Label | SymbolKind::Unknown))
             .filter(|symbol| symbol.is_definition() && symbol.address() > 0)
             .filter_map(|symbol| {
                 Some(Function {
@@ -76,54 +86,46 @@ impl Symbols {
             })
             .collect();
         functions.sort_by_key(|function| function.start);
-        Some(Symbols {
-            functions,
-            lines: read_lines(&file),
-        })
+        Some(Symbols { functions, lines: read_lines(&file) })
     }
 
     /// What lies at an address: nothing when no function reaches it.
     pub fn place(&self, address: u64) -> Option<Place> {
-        let after = self
-            .functions
-            .partition_point(|function| function.start <= address);
+        let after = self.functions.partition_point(|function| function.start <= address);
         let function = self.functions.get(after.checked_sub(1)?)?;
         let offset = address - function.start;
         // Assembly labels have no size; take them as far as a small routine goes.
-        let size = if function.size == 0 {
-            4096
-        } else {
-            function.size
-        };
-        let line = self.line(address);
-        if offset >= size && line.is_none() {
+        let size = if function.size == 0 { 4096 } else { function.size };
+        let frames = self.frames(address).unwrap_or_default();
+        if offset >= size && frames.is_empty() {
             return None;
         }
-        Some(Place {
-            symbol: Some(function.name.clone()),
-            offset,
-            line,
-        })
+        Some(Place { symbol: function.name.clone(), offset, frames })
     }
 
-    /// File and line of an address: of the innermost function, if some were inlined.
-    fn line(&self, address: u64) -> Option<String> {
+    /// The functions at an address.
+    fn frames(&self, address: u64) -> Option<Vec<Frame>> {
         let context = self.lines.as_ref()?;
-        let mut frames = context.find_frames(address).skip_all_loads().ok()?;
-        let frame = frames.next().ok()??;
-        let location = frame.location?;
-        let file = super::short(Path::new(location.file?));
-        Some(format!("{file}:{}", location.line?))
+        let mut found = context.find_frames(address).skip_all_loads().ok()?;
+        let mut frames = Vec::new();
+        while let Ok(Some(frame)) = found.next() {
+            let function = frame.function.and_then(|name| Some(name.demangle().ok()?.into_owned()));
+            let location = frame.location?;
+            let file = location.file?;
+            frames.push(Frame {
+                function: function.unwrap_or_else(|| "?".to_owned()),
+                line: format!("{}:{}", super::short(Path::new(file)), location.line?),
+                foreign: file.starts_with("/rustc/") || file.contains("/registry/src/"),
+            });
+        }
+        Some(frames)
     }
 }
 
 /// Reads the line tables, if there are any.
 fn read_lines(file: &object::File<'_>) -> Option<addr2line::Context<Reader>> {
     let dwarf = gimli::Dwarf::load(|id| {
-        let bytes = file
-            .section_by_name(id.name())
-            .and_then(|section| section.data().ok())
-            .unwrap_or(&[]);
+        let bytes = file.section_by_name(id.name()).and_then(|section| section.data().ok()).unwrap_or(&[]);
         Ok::<_, gimli::Error>(EndianArcSlice::new(Arc::from(bytes), LittleEndian))
     });
     addr2line::Context::from_dwarf(dwarf.ok()?).ok()

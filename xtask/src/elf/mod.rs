@@ -49,10 +49,7 @@ impl Segment {
 
     /// The addresses of its pages.
     fn range(&self) -> Range<u64> {
-        self.address
-            ..self
-                .address
-                .saturating_add(self.pages().saturating_mul(PAGE_SIZE))
+        self.address..self.address.saturating_add(self.pages().saturating_mul(PAGE_SIZE))
     }
 }
 
@@ -68,25 +65,16 @@ pub struct Fault {
 impl Fault {
     /// A fault with its details.
     fn new(code: &'static Code, what: impl Into<String>) -> Fault {
-        Fault {
-            code,
-            what: what.into(),
-        }
+        Fault { code, what: what.into() }
     }
 }
 
 /// Reads and checks a kernel.
 pub fn read(data: &[u8]) -> Result<Kernel, Fault> {
     let header = header(data)?;
-    let malformed = |error: object::read::Error| {
-        Fault::new(
-            codes::NOT_A_KERNEL,
-            format!("the ELF file is damaged: {error}"),
-        )
-    };
-    let programs = header
-        .program_headers(LittleEndian, data)
-        .map_err(malformed)?;
+    let malformed =
+        |error: object::read::Error| Fault::new(codes::NOT_A_KERNEL, format!("the ELF file is damaged: {error}"));
+    let programs = header.program_headers(LittleEndian, data).map_err(malformed)?;
     let abi = find_note(header, data)?;
     if !protocol::version::CURRENT.serves(abi) {
         let own = protocol::version::CURRENT;
@@ -107,20 +95,11 @@ pub fn read(data: &[u8]) -> Result<Kernel, Fault> {
     segments.sort_by_key(|segment| segment.address);
     check_apart(&segments)?;
     let entry = header.e_entry(LittleEndian);
-    let executable = segments
-        .iter()
-        .any(|s| s.flags.contains(MapFlags::EXECUTE) && s.range().contains(&entry));
+    let executable = segments.iter().any(|s| s.flags.contains(MapFlags::EXECUTE) && s.range().contains(&entry));
     if !executable {
-        return Err(Fault::new(
-            codes::OUTSIDE,
-            format!("the entry {entry:#x} lies in no executable segment"),
-        ));
+        return Err(Fault::new(codes::OUTSIDE, format!("the entry {entry:#x} lies in no executable segment")));
     }
-    Ok(Kernel {
-        entry,
-        segments,
-        abi,
-    })
+    Ok(Kernel { entry, segments, abi })
 }
 
 /// Checks what kind of file it is.
@@ -128,12 +107,8 @@ fn header(data: &[u8]) -> Result<&FileHeader64<LittleEndian>, Fault> {
     if data.get(..4) != Some(&elf::ELFMAG[..]) {
         return Err(Fault::new(codes::NOT_A_KERNEL, "it is not an ELF file"));
     }
-    let header = FileHeader64::<LittleEndian>::parse(data).map_err(|_| {
-        Fault::new(
-            codes::NOT_A_KERNEL,
-            "the ELF file is not a 64-bit little-endian one",
-        )
-    })?;
+    let header = FileHeader64::<LittleEndian>::parse(data)
+        .map_err(|_| Fault::new(codes::NOT_A_KERNEL, "the ELF file is not a 64-bit little-endian one"))?;
     let machine = header.e_machine(LittleEndian);
     if machine != elf::EM_X86_64 {
         return Err(Fault::new(
@@ -143,31 +118,17 @@ fn header(data: &[u8]) -> Result<&FileHeader64<LittleEndian>, Fault> {
     }
     match header.e_type(LittleEndian) {
         elf::ET_EXEC => Ok(header),
-        elf::ET_DYN => Err(Fault::new(
-            codes::NOT_FIXED,
-            "the kernel is position-independent (ET_DYN)",
-        )),
-        elf::ET_REL => Err(Fault::new(
-            codes::NOT_FIXED,
-            "the file is an object file (ET_REL), not a linked kernel",
-        )),
-        other => Err(Fault::new(
-            codes::NOT_FIXED,
-            format!("the ELF file has type {other}, not ET_EXEC (2)"),
-        )),
+        elf::ET_DYN => Err(Fault::new(codes::NOT_FIXED, "the kernel is position-independent (ET_DYN)")),
+        elf::ET_REL => Err(Fault::new(codes::NOT_FIXED, "the file is an object file (ET_REL), not a linked kernel")),
+        other => Err(Fault::new(codes::NOT_FIXED, format!("the ELF file has type {other}, not ET_EXEC (2)"))),
     }
 }
 
 /// Finds the note that states the wire version.
 fn find_note(header: &FileHeader64<LittleEndian>, data: &[u8]) -> Result<WireVersion, Fault> {
-    let damaged = |error: object::read::Error| {
-        Fault::new(codes::NO_NOTE, format!("the notes cannot be read: {error}"))
-    };
+    let damaged = |error: object::read::Error| Fault::new(codes::NO_NOTE, format!("the notes cannot be read: {error}"));
     let owner = note::NAME.strip_suffix(b"\0").unwrap_or(&note::NAME);
-    for program in header
-        .program_headers(LittleEndian, data)
-        .map_err(damaged)?
-    {
+    for program in header.program_headers(LittleEndian, data).map_err(damaged)? {
         let Some(mut notes) = program.notes(LittleEndian, data).map_err(damaged)? else {
             continue;
         };
@@ -177,23 +138,14 @@ fn find_note(header: &FileHeader64<LittleEndian>, data: &[u8]) -> Result<WireVer
             }
         }
     }
-    Err(Fault::new(
-        codes::NO_NOTE,
-        "the kernel does not say which ABI version it was built for",
-    ))
+    Err(Fault::new(codes::NO_NOTE, "the kernel does not say which ABI version it was built for"))
 }
 
 /// The version that a note's bytes state.
 fn version(descriptor: &[u8]) -> Result<WireVersion, Fault> {
     match descriptor {
-        [a, b, c, d] => Ok(WireVersion {
-            major: u16::from_le_bytes([*a, *b]),
-            minor: u16::from_le_bytes([*c, *d]),
-        }),
-        other => Err(Fault::new(
-            codes::NO_NOTE,
-            format!("the ABI note has {} bytes, not 4", other.len()),
-        )),
+        [a, b, c, d] => Ok(WireVersion { major: u16::from_le_bytes([*a, *b]), minor: u16::from_le_bytes([*c, *d]) }),
+        other => Err(Fault::new(codes::NO_NOTE, format!("the ABI note has {} bytes, not 4", other.len()))),
     }
 }
 
@@ -202,10 +154,7 @@ fn segment(program: &elf::ProgramHeader64<LittleEndian>, data: &[u8]) -> Result<
     let address = program.p_vaddr(LittleEndian);
     let memory = program.p_memsz(LittleEndian);
     let content = program.data(LittleEndian, data).map_err(|()| {
-        Fault::new(
-            codes::NOT_A_KERNEL,
-            format!("the segment at {address:#x} reaches beyond the end of the file"),
-        )
+        Fault::new(codes::NOT_A_KERNEL, format!("the segment at {address:#x} reaches beyond the end of the file"))
     })?;
     let in_file = u64::try_from(content.len()).unwrap_or(u64::MAX);
     if in_file > memory {
@@ -245,10 +194,7 @@ fn reserved_end() -> u64 {
 /// The fault of a segment at a wrong place.
 fn outside(address: u64, memory: u64, place: &str) -> Fault {
     let end = address.saturating_add(memory);
-    Fault::new(
-        codes::OUTSIDE,
-        format!("the segment {address:#x}..{end:#x} lies outside {place}"),
-    )
+    Fault::new(codes::OUTSIDE, format!("the segment {address:#x}..{end:#x} lies outside {place}"))
 }
 
 /// Mapping flags of segment flags.

@@ -21,14 +21,8 @@ impl Default for ElfBuilder {
             machine: 62,
             class: 2,
             entry: base,
-            loads: vec![
-                (base, 5, vec![0xf4; 16], 16),
-                (base + 0x1000, 6, vec![1, 2, 3], 0x3000),
-            ],
-            note: Some(note(
-                protocol::version::CURRENT.major,
-                protocol::version::CURRENT.minor,
-            )),
+            loads: vec![(base, 5, vec![0xf4; 16], 16), (base + 0x1000, 6, vec![1, 2, 3], 0x3000)],
+            note: Some(note(protocol::version::CURRENT.major, protocol::version::CURRENT.minor)),
         }
     }
 }
@@ -54,9 +48,7 @@ impl ElfBuilder {
         if let Some(note) = &self.note {
             programs.push((4, 4, 0, note.clone(), note.len() as u64));
         }
-        let mut file = vec![
-            0x7f, b'E', b'L', b'F', self.class, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-        ];
+        let mut file = vec![0x7f, b'E', b'L', b'F', self.class, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         file.extend(self.kind.to_le_bytes());
         file.extend(self.machine.to_le_bytes());
         file.extend(1u32.to_le_bytes());
@@ -114,19 +106,10 @@ fn a_segment_is_extended_down_to_its_page() {
 
 #[test]
 fn a_text_file_a_32_bit_file_and_another_machine_are_refused() {
-    assert_eq!(
-        super::read(b"#!/bin/sh").unwrap_err().code,
-        codes::NOT_A_KERNEL
-    );
-    let elf = ElfBuilder {
-        class: 1,
-        ..ElfBuilder::default()
-    };
+    assert_eq!(super::read(b"#!/bin/sh").unwrap_err().code, codes::NOT_A_KERNEL);
+    let elf = ElfBuilder { class: 1, ..ElfBuilder::default() };
     assert_eq!(code_of(elf.read()), codes::NOT_A_KERNEL.id);
-    let elf = ElfBuilder {
-        machine: 183,
-        ..ElfBuilder::default()
-    };
+    let elf = ElfBuilder { machine: 183, ..ElfBuilder::default() };
     assert_eq!(code_of(elf.read()), codes::NOT_A_KERNEL.id);
 }
 
@@ -140,35 +123,22 @@ fn every_shortened_file_is_refused_or_whole() {
 
 #[test]
 fn a_position_independent_kernel_is_refused() {
-    let elf = ElfBuilder {
-        kind: 3,
-        ..ElfBuilder::default()
-    };
+    let elf = ElfBuilder { kind: 3, ..ElfBuilder::default() };
     assert_eq!(code_of(elf.read()), codes::NOT_FIXED.id);
 }
 
 #[test]
 fn a_kernel_without_note_is_refused() {
-    let elf = ElfBuilder {
-        note: None,
-        ..ElfBuilder::default()
-    };
+    let elf = ElfBuilder { note: None, ..ElfBuilder::default() };
     assert_eq!(code_of(elf.read()), codes::NO_NOTE.id);
 }
 
 #[test]
 fn a_version_that_is_not_served_is_named_beside_ours() {
-    let elf = ElfBuilder {
-        note: Some(note(9, 3)),
-        ..ElfBuilder::default()
-    };
+    let elf = ElfBuilder { note: Some(note(9, 3)), ..ElfBuilder::default() };
     let fault = elf.read().unwrap_err();
     assert_eq!(fault.code, codes::ABI_VERSION);
-    assert!(
-        fault.what.contains("9.3") && fault.what.contains("1.0"),
-        "{}",
-        fault.what
-    );
+    assert!(fault.what.contains("9.3") && fault.what.contains("1.0"), "{}", fault.what);
 }
 
 #[test]
@@ -189,9 +159,6 @@ fn segments_below_the_kernel_half_or_in_the_hypervisors_places_are_refused() {
 
 #[test]
 fn an_entry_that_cannot_be_executed_is_refused() {
-    let elf = ElfBuilder {
-        entry: KERNEL_IMAGE.0 + 0x1000,
-        ..ElfBuilder::default()
-    };
+    let elf = ElfBuilder { entry: KERNEL_IMAGE.0 + 0x1000, ..ElfBuilder::default() };
     assert_eq!(code_of(elf.read()), codes::OUTSIDE.id);
 }

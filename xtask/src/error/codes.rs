@@ -148,11 +148,7 @@ mod tests {
     #[test]
     fn codes_are_unique_and_their_words_are_complete() {
         for (index, code) in ALL.iter().enumerate() {
-            assert!(
-                ALL.iter().skip(index + 1).all(|other| other.id != code.id),
-                "{} stands twice",
-                code.id
-            );
+            assert!(ALL.iter().skip(index + 1).all(|other| other.id != code.id), "{} stands twice", code.id);
             assert!(code.why.ends_with('.'), "{}: {}", code.id, code.why);
             assert!(!code.title.ends_with('.'), "{}", code.id);
             assert!(!code.remedy.ends_with('.'), "{}", code.id);

@@ -74,10 +74,7 @@ pub struct Failure {
 impl Failure {
     /// A failure with its message.
     pub fn new(exit: Exit, message: impl fmt::Display) -> Failure {
-        Failure {
-            exit,
-            message: message.to_string(),
-        }
+        Failure { exit, message: message.to_string() }
     }
 
     /// Wrong usage or a failed build: `error: ...`.

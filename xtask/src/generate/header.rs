@@ -87,11 +87,7 @@ pub fn text() -> String {
     }
     out += "/* Why a call is refused. */\n";
     for status in Status::ALL {
-        define(
-            &mut out,
-            &format!("STATUS_{}", shout(status.name())),
-            status.number(),
-        );
+        define(&mut out, &format!("STATUS_{}", shout(status.name())), status.number());
     }
     out.push('\n');
     out += NOTE;
@@ -100,11 +96,7 @@ pub fn text() -> String {
     }
     out += "/* Numbers of the calls. */\n";
     for call in CALLS {
-        define(
-            &mut out,
-            &format!("CALL_{}", call.name.to_ascii_uppercase()),
-            call.number,
-        );
+        define(&mut out, &format!("CALL_{}", call.name.to_ascii_uppercase()), call.number);
     }
     out.push('\n');
     out += RAW_CALL;
@@ -118,11 +110,7 @@ pub fn text() -> String {
 
 /// A `#define` of a number.
 fn define(out: &mut String, name: &str, value: u64) {
-    let value = if value > 0xffff {
-        format!("{value:#x}")
-    } else {
-        value.to_string()
-    };
+    let value = if value > 0xffff { format!("{value:#x}") } else { value.to_string() };
     let _ = writeln!(out, "#define CLOISTER_{name} UINT64_C({value})");
 }
 
@@ -132,11 +120,7 @@ fn constants(out: &mut String) {
     out.push_str("/* The wire version. */\n");
     let _ = writeln!(out, "#define CLOISTER_ABI_MAJOR {}", version.major);
     let _ = writeln!(out, "#define CLOISTER_ABI_MINOR {}", version.minor);
-    let _ = writeln!(
-        out,
-        "#define CLOISTER_NOTE_TYPE_ABI {}\n",
-        protocol::note::TYPE_ABI
-    );
+    let _ = writeln!(out, "#define CLOISTER_NOTE_TYPE_ABI {}\n", protocol::note::TYPE_ABI);
     out.push_str("/* Which addresses belong to whom. */\n");
     for (name, value) in layout_numbers() {
         define(out, name, value);
@@ -217,9 +201,7 @@ fn in_order_of_use() -> Vec<&'static StructureInfo> {
         for structure in STRUCTURES {
             let known = |name: &str| ordered.iter().any(|other| other.name == name);
             let contained = structure.fields.iter().map(|field| element(field.kind).0);
-            let ready = contained
-                .filter(|name| STRUCTURES.iter().any(|other| other.name == *name))
-                .all(known);
+            let ready = contained.filter(|name| STRUCTURES.iter().any(|other| other.name == *name)).all(known);
             if ready && !known(structure.name) {
                 ordered.push(structure);
             }
@@ -234,9 +216,7 @@ fn in_order_of_use() -> Vec<&'static StructureInfo> {
 
 /// The element type of a field, and how many there are if it is an array.
 fn element(kind: &str) -> (&str, Option<&str>) {
-    let array = kind
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'));
+    let array = kind.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     match array.and_then(|inner| inner.split_once(';')) {
         Some((element, count)) => (element.trim(), Some(count.trim())),
         None => (kind, None),
@@ -272,21 +252,9 @@ fn write_structure(out: &mut String, structure: &StructureInfo) {
         write_field(out, field);
     }
     out.push_str("};\n");
-    let _ = writeln!(
-        out,
-        "_Static_assert(sizeof({name}) == {}, \"size of {name}\");",
-        structure.size
-    );
-    for FieldInfo {
-        name: field,
-        offset,
-        ..
-    } in structure.fields
-    {
-        let _ = writeln!(
-            out,
-            "_Static_assert(offsetof({name}, {field}) == {offset}, \"offset of {field}\");"
-        );
+    let _ = writeln!(out, "_Static_assert(sizeof({name}) == {}, \"size of {name}\");", structure.size);
+    for FieldInfo { name: field, offset, .. } in structure.fields {
+        let _ = writeln!(out, "_Static_assert(offsetof({name}, {field}) == {offset}, \"offset of {field}\");");
     }
     out.push('\n');
 }
@@ -306,11 +274,8 @@ fn write_call(out: &mut String, call: &CallInfo) {
         out.push_str("/* No function: it takes the frame at the stack pointer, which only assembly can place. */\n\n");
         return;
     }
-    let mut parameters: Vec<String> = call
-        .arguments
-        .iter()
-        .map(|(name, _, c_type)| format!("{c_type} {name}"))
-        .collect();
+    let mut parameters: Vec<String> =
+        call.arguments.iter().map(|(name, _, c_type)| format!("{c_type} {name}")).collect();
     let two = call.result_registers > 1;
     if two {
         parameters.push("uint64_t *second".to_owned());
@@ -341,12 +306,7 @@ mod tests {
         let text = super::text();
         for call in CALLS {
             let function = format!("int64_t cloister_{}(", call.name);
-            assert_eq!(
-                text.contains(&function),
-                call.name != "resume",
-                "{}",
-                call.name
-            );
+            assert_eq!(text.contains(&function), call.name != "resume", "{}", call.name);
         }
         for structure in STRUCTURES {
             let declaration = format!("struct cloister_{} {{", super::snake(structure.name));

@@ -7,14 +7,8 @@ pub mod reference;
 
 /// The lines of a documentation comment without its left margin and without Rust's link marks.
 pub fn doc_lines(doc: &str) -> Vec<String> {
-    let text = doc
-        .replace("[`crate::", "`")
-        .replace("[`", "`")
-        .replace("`]", "`");
-    text.trim_end()
-        .lines()
-        .map(|line| line.strip_prefix(' ').unwrap_or(line).to_owned())
-        .collect()
+    let text = doc.replace("[`crate::", "`").replace("[`", "`").replace("`]", "`");
+    text.trim_end().lines().map(|line| line.strip_prefix(' ').unwrap_or(line).to_owned()).collect()
 }
 
 /// `SomeName` as `some_name`.
@@ -56,10 +50,7 @@ pub fn numbers() -> Vec<Numbers> {
                 name: stringify!($name),
                 what: $what,
                 bits: false,
-                values: flags::$name::ALL
-                    .iter()
-                    .map(|(_, number, name)| ((*name).to_owned(), *number))
-                    .collect(),
+                values: flags::$name::ALL.iter().map(|(_, number, name)| ((*name).to_owned(), *number)).collect(),
             }
         };
     }
@@ -70,10 +61,7 @@ pub fn numbers() -> Vec<Numbers> {
                 name: stringify!($name),
                 what: $what,
                 bits: true,
-                values: flags::$name::all()
-                    .iter_names()
-                    .map(|(name, flag)| (name.to_owned(), flag.bits()))
-                    .collect(),
+                values: flags::$name::all().iter_names().map(|(name, flag)| (name.to_owned(), flag.bits())).collect(),
             }
         };
     }
@@ -113,9 +101,6 @@ mod tests {
 
     #[test]
     fn documentation_loses_its_margin_and_link_marks() {
-        assert_eq!(
-            doc_lines(" See [`crate::call::Map`].\n It maps.\n"),
-            ["See `call::Map`.", "It maps."]
-        );
+        assert_eq!(doc_lines(" See [`crate::call::Map`].\n It maps.\n"), ["See `call::Map`.", "It maps."]);
     }
 }

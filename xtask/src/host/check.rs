@@ -55,24 +55,9 @@ const OPTIONAL: [(&str, &str, &str); 6] = [
 
 /// Folders and files that only some commands need: what it is, path, what needs it, package.
 const FILES: [(&str, &str, &str, &str); 3] = [
-    (
-        "GRUB for BIOS",
-        "/usr/lib/grub/i386-pc",
-        "image --iso",
-        "grub-pc-bin",
-    ),
-    (
-        "GRUB for UEFI",
-        "/usr/lib/grub/x86_64-efi",
-        "image --iso",
-        "grub-efi-amd64-bin",
-    ),
-    (
-        "OVMF",
-        super::super::cmd::image::OVMF,
-        "booting the ISO by UEFI",
-        "ovmf",
-    ),
+    ("GRUB for BIOS", "/usr/lib/grub/i386-pc", "image --iso", "grub-pc-bin"),
+    ("GRUB for UEFI", "/usr/lib/grub/x86_64-efi", "image --iso", "grub-efi-amd64-bin"),
+    ("OVMF", super::super::cmd::image::OVMF, "booting the ISO by UEFI", "ovmf"),
 ];
 
 /// Looks at everything.
@@ -94,15 +79,9 @@ fn compiler() -> Finding {
     let version = output(Command::new("rustc").arg("--version"));
     Finding {
         what: "Rust compiler",
-        state: if version.is_some() {
-            State::Good
-        } else {
-            State::Missing
-        },
+        state: if version.is_some() { State::Good } else { State::Missing },
         code: version.is_none().then_some(codes::TOOL_MISSING.id),
-        command: version
-            .is_none()
-            .then(|| "rustup toolchain install".to_owned()),
+        command: version.is_none().then(|| "rustup toolchain install".to_owned()),
         detail: version.unwrap_or_default().trim().to_owned(),
     }
 }
@@ -131,18 +110,12 @@ fn emulator() -> Finding {
         };
     };
     let mut command = Command::new(&program.path);
-    command
-        .arg("--version")
-        .envs(program.environment.iter().cloned());
+    command.arg("--version").envs(program.environment.iter().cloned());
     let version = output(&mut command);
     let path = program.path.display();
     Finding {
         what: QEMU,
-        state: if version.is_some() {
-            State::Good
-        } else {
-            State::Missing
-        },
+        state: if version.is_some() { State::Good } else { State::Missing },
         code: version.is_none().then_some(codes::QEMU_BROKEN.id),
         command: version.is_none().then(fetch::instructions),
         detail: match version.as_deref().and_then(|text| text.lines().next()) {
@@ -157,11 +130,7 @@ fn optional(what: &'static str, place: Option<String>, needed_by: &str, package:
     let present = place.is_some();
     Finding {
         what,
-        state: if present {
-            State::Good
-        } else {
-            State::Optional
-        },
+        state: if present { State::Good } else { State::Optional },
         code: (!present).then_some(codes::TOOL_MISSING.id),
         detail: place.unwrap_or_else(|| format!("needed for {needed_by}")),
         command: (!present).then(|| format!("sudo apt-get install {package}")),

@@ -20,12 +20,7 @@ pub fn ready() -> Result<Program, Failure> {
         return Err(missing(codes::QEMU_MISSING, "QEMU names no program"));
     }
     install_qemu()?;
-    qemu().ok_or_else(|| {
-        missing(
-            codes::QEMU_MISSING,
-            "it is not there after its installation",
-        )
-    })
+    qemu().ok_or_else(|| missing(codes::QEMU_MISSING, "it is not there after its installation"))
 }
 
 /// Installs the bare-metal target, if it is missing.
@@ -33,13 +28,8 @@ pub fn ensure_target() -> Result<(), Failure> {
     if has_target() {
         return Ok(());
     }
-    say(&format!(
-        "the Rust target {TARGET} is missing: rustup target add {TARGET}"
-    ));
-    let added = Command::new("rustup")
-        .current_dir(crate::tree::root())
-        .args(["target", "add", TARGET])
-        .status();
+    say(&format!("the Rust target {TARGET} is missing: rustup target add {TARGET}"));
+    let added = Command::new("rustup").current_dir(crate::tree::root()).args(["target", "add", TARGET]).status();
     if added.is_ok_and(|status| status.success()) && has_target() {
         return Ok(());
     }
@@ -48,10 +38,7 @@ pub fn ensure_target() -> Result<(), Failure> {
 
 /// Installs packages of Debian or Ubuntu, if we may, for the programs that are missing.
 pub fn ensure_programs(wanted: &[(&str, &str)]) -> Result<(), Failure> {
-    let lacking: Vec<&(&str, &str)> = wanted
-        .iter()
-        .filter(|(program, _)| find(program).is_none())
-        .collect();
+    let lacking: Vec<&(&str, &str)> = wanted.iter().filter(|(program, _)| find(program).is_none()).collect();
     if lacking.is_empty() {
         return Ok(());
     }
@@ -59,26 +46,15 @@ pub fn ensure_programs(wanted: &[(&str, &str)]) -> Result<(), Failure> {
     install(&packages)?;
     match lacking.iter().find(|(program, _)| find(program).is_none()) {
         None => Ok(()),
-        Some((program, package)) => Err(missing(
-            codes::TOOL_MISSING,
-            &format!("`{program}` (package {package})"),
-        )),
+        Some((program, package)) => Err(missing(codes::TOOL_MISSING, &format!("`{program}` (package {package})"))),
     }
 }
 
 /// Installs packages for files that are missing.
 pub fn ensure_files(wanted: &[(&str, &str)]) -> Result<(), Failure> {
     let lacking = |path: &str| !Path::new(path).exists();
-    let packages: Vec<&str> = wanted
-        .iter()
-        .filter(|(path, _)| lacking(path))
-        .map(|(_, package)| *package)
-        .collect();
-    if packages.is_empty() {
-        Ok(())
-    } else {
-        install(&packages)
-    }
+    let packages: Vec<&str> = wanted.iter().filter(|(path, _)| lacking(path)).map(|(_, package)| *package).collect();
+    if packages.is_empty() { Ok(()) } else { install(&packages) }
 }
 
 /// Gets QEMU: as a package, or unpacked into our folder.
@@ -99,20 +75,14 @@ fn install(packages: &[&str]) -> Result<(), Failure> {
         let what = format!("packages {} (as Debian names them)", packages.join(" "));
         return Err(missing(codes::TOOL_MISSING, &what));
     }
-    say(&format!(
-        "missing here: {0}; apt-get install {0}",
-        packages.join(" ")
-    ));
+    say(&format!("missing here: {0}; apt-get install {0}", packages.join(" ")));
     // Old lists are better than none: the installation decides.
     let _ = apt(&["update", "-q"], &[]);
     let words = ["install", "-q", "-y", "--no-install-recommends"];
     if apt(&words, packages)? {
         return Ok(());
     }
-    Err(missing(
-        codes::TOOL_MISSING,
-        &format!("apt-get could not install {}", packages.join(" ")),
-    ))
+    Err(missing(codes::TOOL_MISSING, &format!("apt-get could not install {}", packages.join(" "))))
 }
 
 /// Runs apt-get; whether it went well. What it says goes to standard error.
@@ -154,15 +124,8 @@ fn unpack_qemu(folder: &Path) -> Result<(), Failure> {
     if !status.success() {
         return Err(missing(codes::QEMU_MISSING, &instructions()));
     }
-    for entry in std::fs::read_dir(&packages)
-        .context(packages.display())?
-        .flatten()
-    {
-        let unpacked = Command::new("dpkg-deb")
-            .arg("-x")
-            .arg(entry.path())
-            .arg(folder)
-            .status();
+    for entry in std::fs::read_dir(&packages).context(packages.display())?.flatten() {
+        let unpacked = Command::new("dpkg-deb").arg("-x").arg(entry.path()).arg(folder).status();
         if !unpacked.is_ok_and(|status| status.success()) {
             let what = format!("{} cannot be unpacked", entry.path().display());
             return Err(missing(codes::QEMU_MISSING, &what));
@@ -189,17 +152,12 @@ pub fn instructions() -> String {
         ("alpine", "sudo apk add qemu-system-x86_64"),
         ("nixos", "nix-shell -p qemu"),
     ];
-    let identity: String = release
-        .lines()
-        .filter(|line| line.starts_with("ID=") || line.starts_with("ID_LIKE="))
-        .collect();
+    let identity: String =
+        release.lines().filter(|line| line.starts_with("ID=") || line.starts_with("ID_LIKE=")).collect();
     known
         .iter()
         .find(|(name, _)| identity.contains(name))
-        .map_or(
-            "install QEMU for x86-64 (macOS: brew install qemu)",
-            |(_, command)| command,
-        )
+        .map_or("install QEMU for x86-64 (macOS: brew install qemu)", |(_, command)| command)
         .to_owned()
 }
 

@@ -31,22 +31,10 @@ pub fn private_tools() -> PathBuf {
 pub fn qemu() -> Option<Program> {
     if let Some(named) = std::env::var_os("QEMU").filter(|named| !named.is_empty()) {
         let path = PathBuf::from(&named);
-        let path = if path.components().count() == 1 {
-            find(path.to_str()?)?
-        } else {
-            path
-        };
-        return path.is_file().then(|| Program {
-            path,
-            ..Program::default()
-        });
+        let path = if path.components().count() == 1 { find(path.to_str()?)? } else { path };
+        return path.is_file().then(|| Program { path, ..Program::default() });
     }
-    find(QEMU)
-        .map(|path| Program {
-            path,
-            ..Program::default()
-        })
-        .or_else(|| private_qemu(&private_tools()))
+    find(QEMU).map(|path| Program { path, ..Program::default() }).or_else(|| private_qemu(&private_tools()))
 }
 
 /// A copy of QEMU that was unpacked into a folder of our own.
@@ -59,21 +47,9 @@ fn private_qemu(folder: &Path) -> Option<Program> {
     let library = folder.join("usr/lib/x86_64-linux-gnu");
     Some(Program {
         path,
-        arguments: [
-            "-L",
-            &share("qemu"),
-            "-L",
-            &share("seabios"),
-            "-vga",
-            "none",
-        ]
-        .map(str::to_owned)
-        .to_vec(),
+        arguments: ["-L", &share("qemu"), "-L", &share("seabios"), "-vga", "none"].map(str::to_owned).to_vec(),
         environment: vec![
-            (
-                "QEMU_MODULE_DIR".to_owned(),
-                library.join("qemu").display().to_string(),
-            ),
+            ("QEMU_MODULE_DIR".to_owned(), library.join("qemu").display().to_string()),
             ("LD_LIBRARY_PATH".to_owned(), library.display().to_string()),
         ],
     })
@@ -84,11 +60,7 @@ pub fn has_target() -> bool {
     let Some(sysroot) = output(Command::new("rustc").args(["--print", "sysroot"])) else {
         return false;
     };
-    Path::new(sysroot.trim())
-        .join("lib/rustlib")
-        .join(TARGET)
-        .join("lib")
-        .is_dir()
+    Path::new(sysroot.trim()).join("lib/rustlib").join(TARGET).join("lib").is_dir()
 }
 
 /// Whether this is the superuser, who may install packages.
@@ -98,13 +70,6 @@ pub fn is_root() -> bool {
 
 /// What a command prints, if it ends well.
 pub fn output(command: &mut Command) -> Option<String> {
-    let output = command
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .output()
-        .ok()?;
-    output
-        .status
-        .success()
-        .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }

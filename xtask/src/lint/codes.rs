@@ -16,10 +16,7 @@ pub fn check(root: &Path, findings: &mut Findings) {
             }
             for code in named(&text) {
                 if ALL.iter().all(|known| known.id != code) {
-                    let what = format!(
-                        "{}: {code} is not in xtask/src/error/codes.rs",
-                        shown.display()
-                    );
+                    let what = format!("{}: {code} is not in xtask/src/error/codes.rs", shown.display());
                     findings.complaints.push(Complaint(what));
                 }
             }

@@ -25,26 +25,20 @@ const NOT_FOR_GUESTS: [&str; 4] = ["hv-core", "hv-arch", "hv", "xtask"];
 /// Compares the workspace with the table.
 pub fn check(root: &Path, findings: &mut Findings) {
     let Some(metadata) = metadata(root, &["--no-deps"]) else {
-        findings
-            .complaints
-            .push(Complaint("cargo metadata does not run".to_owned()));
+        findings.complaints.push(Complaint("cargo metadata does not run".to_owned()));
         return;
     };
     let packages = edges(&metadata);
     let ours: Vec<&str> = packages.iter().map(|(name, _)| name.as_str()).collect();
     for (name, dependencies) in &packages {
         let allowed = ALLOWED.iter().find(|(other, _)| other == name);
-        for dependency in dependencies
-            .iter()
-            .filter(|other| ours.contains(&other.as_str()))
-        {
+        for dependency in dependencies.iter().filter(|other| ours.contains(&other.as_str())) {
             let good = match allowed {
                 Some((_, allowed)) => allowed.contains(&dependency.as_str()),
                 None => !NOT_FOR_GUESTS.contains(&dependency.as_str()),
             };
             if !good {
-                let what =
-                    format!("`{name}` depends on `{dependency}`, which lies outside its layer");
+                let what = format!("`{name}` depends on `{dependency}`, which lies outside its layer");
                 findings.complaints.push(Complaint(what));
             }
         }
@@ -54,13 +48,7 @@ pub fn check(root: &Path, findings: &mut Findings) {
 /// Each package with its dependencies, apart from those of tests.
 fn edges(metadata: &Value) -> Vec<(String, Vec<String>)> {
     let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);
-    let list = |value: &Value, key: &str| {
-        value
-            .get(key)
-            .and_then(Value::as_array)
-            .cloned()
-            .unwrap_or_default()
-    };
+    let list = |value: &Value, key: &str| value.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
     list(metadata, "packages")
         .iter()
         .filter_map(|package| {

@@ -52,10 +52,5 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
 
 /// Whether a file holds tests only, by its name or folder.
 fn is_test(path: &Path) -> bool {
-    path.components().any(|part| {
-        matches!(
-            part.as_os_str().to_str(),
-            Some("tests" | "tests.rs" | "fakes")
-        )
-    })
+    path.components().any(|part| matches!(part.as_os_str().to_str(), Some("tests" | "tests.rs" | "fakes")))
 }

@@ -6,11 +6,7 @@ use super::source::{code, lines_of_code, without_tests};
 use super::{Complaint, Findings, is_test, rust_files};
 
 /// What runs in ring 0.
-const RING_0: [&str; 3] = [
-    "hypervisor/core/src",
-    "hypervisor/arch/src",
-    "hypervisor/image/src",
-];
+const RING_0: [&str; 3] = ["hypervisor/core/src", "hypervisor/arch/src", "hypervisor/image/src"];
 /// Lines that it may have.
 const BUDGET: usize = 9_000;
 
@@ -24,14 +20,10 @@ pub fn check(root: &Path, findings: &mut Findings) {
             .map(|file| std::fs::read_to_string(file).unwrap_or_default())
             .map(|text| lines_of_code(&without_tests(&code(&text))))
             .sum();
-        findings
-            .figures
-            .push(format!("{folder}: {lines} lines of code"));
+        findings.figures.push(format!("{folder}: {lines} lines of code"));
         total += lines;
     }
-    findings
-        .figures
-        .push(format!("ring 0: {total} of {BUDGET} lines of code"));
+    findings.figures.push(format!("ring 0: {total} of {BUDGET} lines of code"));
     if total > BUDGET {
         let what = format!("ring 0 has {total} lines of code, the budget is {BUDGET}");
         findings.complaints.push(Complaint(what));

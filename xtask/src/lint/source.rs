@@ -7,9 +7,7 @@ pub fn code(text: &str) -> String {
     let mut rest = text;
     while let Some(c) = rest.chars().next() {
         let (length, kind) = token(rest, out.chars().next_back());
-        let (token, after) = rest
-            .split_at_checked(length.max(c.len_utf8()))
-            .unwrap_or((rest, ""));
+        let (token, after) = rest.split_at_checked(length.max(c.len_utf8())).unwrap_or((rest, ""));
         match kind {
             Kind::Code => out.push_str(token),
             Kind::Comment => out.extend(token.chars().filter(|c| *c == '\n')),
@@ -147,10 +145,7 @@ mod tests {
 
     #[test]
     fn lifetimes_are_no_texts() {
-        assert_eq!(
-            code("fn f<'a>(x: &'a str) -> &'a str { x }"),
-            "fn f<'a>(x: &'a str) -> &'a str { x }"
-        );
+        assert_eq!(code("fn f<'a>(x: &'a str) -> &'a str { x }"), "fn f<'a>(x: &'a str) -> &'a str { x }");
     }
 
     #[test]

@@ -18,13 +18,7 @@ const SAFE: [&str; 6] = [
 /// What below them need not be: the raw layer, and the macro that a guest's entry expands to.
 const RAW: [&str; 2] = ["guest-sdk/src/raw", "guest-sdk/src/macros.rs"];
 /// All folders with code of ours.
-const ALL: [&str; 5] = [
-    "protocol",
-    "hypervisor",
-    "guest-sdk",
-    "guest-kernels",
-    "xtask",
-];
+const ALL: [&str; 5] = ["protocol", "hypervisor", "guest-sdk", "guest-kernels", "xtask"];
 
 /// Checks every file.
 pub fn check(root: &Path, findings: &mut Findings) {
@@ -36,10 +30,7 @@ pub fn check(root: &Path, findings: &mut Findings) {
             }
             let text = std::fs::read_to_string(&file).unwrap_or_default();
             for line in unsafe_lines(&text) {
-                let what = format!(
-                    "{}:{line}: `unsafe` outside hv-arch and the SDK's raw layer",
-                    shown.display()
-                );
+                let what = format!("{}:{line}: `unsafe` outside hv-arch and the SDK's raw layer", shown.display());
                 findings.complaints.push(Complaint(what));
             }
         }
@@ -48,9 +39,7 @@ pub fn check(root: &Path, findings: &mut Findings) {
         let text = std::fs::read_to_string(&file).unwrap_or_default();
         if has_static_mut(&code(&text)) {
             let shown = file.strip_prefix(root).unwrap_or(&file).display();
-            findings
-                .complaints
-                .push(Complaint(format!("{shown}: `static mut`")));
+            findings.complaints.push(Complaint(format!("{shown}: `static mut`")));
         }
     }
     for folder in ["hypervisor/arch/src", "guest-sdk/src/raw"] {
@@ -59,16 +48,13 @@ pub fn check(root: &Path, findings: &mut Findings) {
             .map(|file| std::fs::read_to_string(file).unwrap_or_default())
             .map(|text| unsafe_lines(&text).len())
             .sum();
-        findings
-            .figures
-            .push(format!("{folder}: {blocks} lines with `unsafe`"));
+        findings.figures.push(format!("{folder}: {blocks} lines with `unsafe`"));
     }
 }
 
 /// Whether the code has a mutable static, which is not the reference `&'static mut`.
 fn has_static_mut(code: &str) -> bool {
-    code.match_indices("static mut ")
-        .any(|(at, _)| !code.get(..at).is_some_and(|before| before.ends_with('\'')))
+    code.match_indices("static mut ").any(|(at, _)| !code.get(..at).is_some_and(|before| before.ends_with('\'')))
 }
 
 /// The lines whose code says `unsafe`, apart from attributes such as `#[unsafe(no_mangle)]`, which

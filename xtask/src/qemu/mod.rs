@@ -79,12 +79,7 @@ const FIXED: &[&str] = &[
 ];
 
 /// One instruction is one nanosecond, and the clock starts on a fixed day.
-const ICOUNT: &[&str] = &[
-    "-icount",
-    "shift=0,sleep=off",
-    "-rtc",
-    "base=2020-01-01,clock=vm",
-];
+const ICOUNT: &[&str] = &["-icount", "shift=0,sleep=off", "-rtc", "base=2020-01-01,clock=vm"];
 
 impl Machine {
     /// The command line as words.

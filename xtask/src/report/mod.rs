@@ -43,12 +43,10 @@ const EXCEPTIONS: [&str; 22] = [
 /// The report, line by line, without the VM's name in front.
 pub fn lines(crash: &Crash<'_>, programs: &Programs) -> Vec<String> {
     let mode = if crash.kernel_mode { "kernel" } else { "user" };
-    let mut lines = vec![
-        format!("died: {}: {}", crash.code, crash.reason),
-        format!("  where   vCPU {}, {mode} mode", crash.vcpu),
-    ];
+    let mut lines =
+        vec![format!("died: {}: {}", crash.code, crash.reason), format!("  where   vCPU {}, {mode} mode", crash.vcpu)];
     if let Some(rip) = register(crash, "rip") {
-        lines.push(format!("  rip     {}", address(programs, crash.vm, rip)));
+        lines.extend(address(programs, crash.vm, rip));
         lines.extend(instruction(&crash.code_bytes, rip).map(|text| format!("  code    {text}")));
     }
     lines.extend(exception(crash).map(|text| format!("  cause   {text}")));
@@ -66,12 +64,17 @@ fn register(crash: &Crash<'_>, name: &str) -> Option<u64> {
     found.map(|register| register.value)
 }
 
-/// An address with the symbol and line that lie there.
-fn address(programs: &Programs, vm: VmId, address: u64) -> String {
-    match programs.place(vm, address) {
-        Some(place) => format!("{address:#018x} {place}"),
-        None => format!("{address:#018x} (in none of the VM's programs)"),
+/// The instruction pointer with the function and line that lie there, and what was inlined.
+fn address(programs: &Programs, vm: VmId, address: u64) -> Vec<String> {
+    let Some(place) = programs.place(vm, address) else {
+        return vec![format!("  rip     {address:#018x} (in none of the VM's programs)")];
+    };
+    let mut lines = vec![format!("  rip     {address:#018x} {place}")];
+    if place.frames.len() > 1 {
+        let frames = place.frames.iter();
+        lines.extend(frames.map(|frame| format!("          in {} ({})", frame.function, frame.line)));
     }
+    lines
 }
 
 /// The first instruction of some bytes.
@@ -93,14 +96,8 @@ fn instruction(bytes: &[u8], rip: u64) -> Option<String> {
 /// What the exception says.
 fn exception(crash: &Crash<'_>) -> Option<String> {
     let vector = crash.vector?;
-    let name = EXCEPTIONS
-        .get(usize::from(vector))
-        .copied()
-        .unwrap_or("exception");
-    let mut text = format!(
-        "{name} (vector {vector}, error code {:#x})",
-        crash.error_code
-    );
+    let name = EXCEPTIONS.get(usize::from(vector)).copied().unwrap_or("exception");
+    let mut text = format!("{name} (vector {vector}, error code {:#x})", crash.error_code);
     if let Some(address) = crash.fault_address {
         let _ = write!(text, ": {}", access(crash.error_code, address));
     }
@@ -136,14 +133,8 @@ fn walk(steps: &[WalkStep]) -> String {
 /// One level of a walk.
 fn step(step: &WalkStep) -> String {
     /// Bits of an entry and their words (Intel SDM volume 3, table 4-20).
-    const FLAGS: [(u32, &str); 6] = [
-        (1, "write"),
-        (2, "user"),
-        (5, "accessed"),
-        (6, "dirty"),
-        (8, "global"),
-        (63, "no-execute"),
-    ];
+    const FLAGS: [(u32, &str); 6] =
+        [(1, "write"), (2, "user"), (5, "accessed"), (6, "dirty"), (8, "global"), (63, "no-execute")];
     let mut text = format!("L{}[{}]", step.level, step.index);
     if step.flags & 1 == 0 {
         text.push_str(" not present");
@@ -165,10 +156,8 @@ fn registers(registers: &[Register<'_>]) -> Vec<String> {
     registers
         .chunks(4)
         .map(|group| {
-            let group: Vec<String> = group
-                .iter()
-                .map(|register| format!("{:>6} {:016x}", register.name, register.value))
-                .collect();
+            let group: Vec<String> =
+                group.iter().map(|register| format!("{:>6} {:016x}", register.name, register.value)).collect();
             format!("  {}", group.join(" "))
         })
         .collect()
@@ -190,9 +179,7 @@ fn call_text(call: &CallTrace) -> String {
     let arguments = match info {
         Some(info) => {
             let shown = info.arguments.iter().zip(call.arguments);
-            let mut words: Vec<String> = shown
-                .map(|((name, ..), value)| format!("{name}={value:#x}"))
-                .collect();
+            let mut words: Vec<String> = shown.map(|((name, ..), value)| format!("{name}={value:#x}")).collect();
             if info.arguments.len() > call.arguments.len() {
                 words.push("...".to_owned());
             }

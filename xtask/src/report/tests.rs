@@ -16,41 +16,15 @@ fn crash() -> Crash<'static> {
         error_code: 2,
         fault_address: Some(0x10),
         registers: vec![
-            Register {
-                name: "rax".into(),
-                value: 0x10,
-            },
-            Register {
-                name: "rip".into(),
-                value: 0xffff_ffff_8000_1234,
-            },
+            Register { name: "rax".into(), value: 0x10 },
+            Register { name: "rip".into(), value: 0xffff_ffff_8000_1234 },
         ]
         .into(),
         code_bytes: vec![0x48, 0xc7, 0x00, 0x01, 0x00, 0x00, 0x00].into(),
-        page_walk: vec![
-            WalkStep {
-                level: 4,
-                index: 0,
-                flags: 0x27,
-            },
-            WalkStep {
-                level: 3,
-                index: 0,
-                flags: 0,
-            },
-        ]
-        .into(),
+        page_walk: vec![WalkStep { level: 4, index: 0, flags: 0x27 }, WalkStep { level: 3, index: 0, flags: 0 }].into(),
         last_calls: vec![
-            CallTrace {
-                number: 35,
-                arguments: [0, 0x1000],
-                result: Status::AlreadyMapped.to_register(),
-            },
-            CallTrace {
-                number: 999,
-                arguments: [1, 2],
-                result: Status::UnknownCall.to_register(),
-            },
+            CallTrace { number: 35, arguments: [0, 0x1000], result: Status::AlreadyMapped.to_register() },
+            CallTrace { number: 999, arguments: [1, 2], result: Status::UnknownCall.to_register() },
         ]
         .into(),
     }
@@ -79,15 +53,7 @@ fn code_that_cannot_be_read_or_decoded_is_said_so() {
     let programs = Programs::new("/nonexistent", &[]);
     let mut crash = crash();
     crash.code_bytes = vec![0x06].into();
-    assert!(
-        lines(&crash, &programs)
-            .join("\n")
-            .contains("06 (no valid instruction)")
-    );
+    assert!(lines(&crash, &programs).join("\n").contains("06 (no valid instruction)"));
     crash.code_bytes = Vec::new().into();
-    assert!(
-        lines(&crash, &programs)
-            .join("\n")
-            .contains("cannot be read")
-    );
+    assert!(lines(&crash, &programs).join("\n").contains("cannot be read"));
 }

@@ -67,10 +67,9 @@ impl Shown {
             .and_then(|rest| rest.split_once(']'))
             .filter(|(name, _)| programs.names().iter().any(|known| known == name));
         match named {
-            Some((name, rest)) => Shown::Console {
-                vm: name.to_owned(),
-                text: rest.strip_prefix(' ').unwrap_or(rest).to_owned(),
-            },
+            Some((name, rest)) => {
+                Shown::Console { vm: name.to_owned(), text: rest.strip_prefix(' ').unwrap_or(rest).to_owned() }
+            }
             None => Shown::Machine(with_places(text, programs)),
         }
     }
@@ -78,9 +77,7 @@ impl Shown {
     /// Who speaks: a VM's name, or nothing for hypervisor and tools.
     pub fn speaker(&self) -> Option<&str> {
         match self {
-            Shown::Console { vm, .. } | Shown::Crashed { vm, .. } | Shown::Ended { vm, .. } => {
-                Some(vm)
-            }
+            Shown::Console { vm, .. } | Shown::Crashed { vm, .. } | Shown::Ended { vm, .. } => Some(vm),
             Shown::Log { source, .. } => Some(source),
             Shown::Machine(_) | Shown::Booted { .. } | Shown::Note(_) => None,
         }
@@ -91,27 +88,12 @@ impl Shown {
         match self {
             Shown::Console { vm, text } => vec![format!("[{vm}] {text}")],
             Shown::Machine(text) => vec![text.clone()],
-            Shown::Log {
-                source,
-                time_ns,
-                message,
-            } => vec![log_line(source, *time_ns, message)],
-            Shown::Booted {
-                cpus,
-                time_ns,
-                wall,
-            } => vec![booted_line(*cpus, *time_ns, *wall)],
-            Shown::Crashed { vm, lines, .. } => {
-                lines.iter().map(|line| format!("[{vm}] {line}")).collect()
+            Shown::Log { source, time_ns, message } => vec![log_line(source, *time_ns, message)],
+            Shown::Booted { cpus, time_ns, wall } => vec![booted_line(*cpus, *time_ns, *wall)],
+            Shown::Crashed { vm, lines, .. } => lines.iter().map(|line| format!("[{vm}] {line}")).collect(),
+            Shown::Ended { vm, code, cpu_time_ns } => {
+                vec![format!("[{vm}] ended with code {code} after {} of CPU time", milliseconds(*cpu_time_ns))]
             }
-            Shown::Ended {
-                vm,
-                code,
-                cpu_time_ns,
-            } => vec![format!(
-                "[{vm}] ended with code {code} after {} of CPU time",
-                milliseconds(*cpu_time_ns)
-            )],
             Shown::Note(text) => vec![format!("xtask: {text}")],
         }
     }
@@ -123,40 +105,28 @@ pub fn explain(record: &Record<'static>, programs: &Programs, wall: Option<Durat
         Record::Log(log) => Shown::Log {
             source: programs.name(log.source),
             time_ns: log.time_ns,
-            message: programs
-                .message(log.source, &log.frame)
-                .unwrap_or_else(|why| Message {
-                    level: "?".to_owned(),
-                    text: format!("a log frame of {} bytes: {why}", log.frame.len()),
-                    place: None,
-                }),
+            message: programs.message(log.source, &log.frame).unwrap_or_else(|why| Message {
+                level: "?".to_owned(),
+                text: format!("a log frame of {} bytes: {why}", log.frame.len()),
+                place: None,
+            }),
         },
-        Record::Started(started) => Shown::Booted {
-            cpus: started.cpus,
-            time_ns: started.time_ns,
-            wall,
-        },
+        Record::Started(started) => Shown::Booted { cpus: started.cpus, time_ns: started.time_ns, wall },
         Record::Crash(crash) => Shown::Crashed {
             vm: programs.name(Some(crash.vm)),
             lines: report::lines(crash, programs),
             crash: Box::new(crash.clone()),
         },
-        Record::Ended(ended) => Shown::Ended {
-            vm: programs.name(Some(ended.vm)),
-            code: ended.code,
-            cpu_time_ns: ended.cpu_time_ns,
-        },
+        Record::Ended(ended) => {
+            Shown::Ended { vm: programs.name(Some(ended.vm)), code: ended.code, cpu_time_ns: ended.cpu_time_ns }
+        }
     }
 }
 
 /// A log message: `[name] LEVEL 12.345 ms text (file:line)`.
 fn log_line(source: &str, time_ns: u64, message: &Message) -> String {
     let level = message.level.to_uppercase();
-    let mut line = format!(
-        "[{source}] {level:<5} {} {}",
-        milliseconds(time_ns),
-        message.text
-    );
+    let mut line = format!("[{source}] {level:<5} {} {}", milliseconds(time_ns), message.text);
     if let Some(place) = &message.place {
         line += &format!(" ({place})");
     }
@@ -166,10 +136,7 @@ fn log_line(source: &str, time_ns: u64, message: &Message) -> String {
 /// The line that tells how long booting took.
 fn booted_line(cpus: u32, time_ns: u64, wall: Option<Duration>) -> String {
     let plural = if cpus == 1 { "" } else { "s" };
-    let mut line = format!(
-        "booted: {cpus} CPU{plural}, first guest instruction after {}",
-        milliseconds(time_ns)
-    );
+    let mut line = format!("booted: {cpus} CPU{plural}, first guest instruction after {}", milliseconds(time_ns));
     if let Some(wall) = wall {
         line += &format!(" ({} ms after QEMU was started)", wall.as_millis());
     }

@@ -55,12 +55,7 @@ pub fn parse_script(text: &str) -> Result<Vec<Step>, String> {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let wrong = || {
-            format!(
-                "line {}: `{line}` is neither `VM expect TEXT` nor `VM send TEXT`",
-                index + 1
-            )
-        };
+        let wrong = || format!("line {}: `{line}` is neither `VM expect TEXT` nor `VM send TEXT`", index + 1);
         let (vm, rest) = line.split_once(char::is_whitespace).ok_or_else(wrong)?;
         let rest = rest.trim_start();
         let (verb, text) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
@@ -70,10 +65,7 @@ pub fn parse_script(text: &str) -> Result<Vec<Step>, String> {
             "send" => Action::Send(text),
             _ => return Err(wrong()),
         };
-        steps.push(Step {
-            vm: vm.to_owned(),
-            action,
-        });
+        steps.push(Step { vm: vm.to_owned(), action });
     }
     Ok(steps)
 }
@@ -198,10 +190,7 @@ mod tests {
     #[test]
     fn a_script_waits_switches_the_console_and_sends() {
         let goal = Goal {
-            script: parse_script(
-                "# talk\n\nshell expect > \nshell send echo hi there\nshell expect hi\n",
-            )
-            .unwrap(),
+            script: parse_script("# talk\n\nshell expect > \nshell send echo hi there\nshell expect hi\n").unwrap(),
             ..Goal::default()
         };
         let mut progress = Progress::new(&goal, &["hello".into(), "shell".into()]);
@@ -221,10 +210,7 @@ mod tests {
 
     #[test]
     fn expected_texts_may_come_in_any_order_and_are_listed_until_seen() {
-        let goal = Goal {
-            expect: vec!["[a] done".into(), "booted".into()],
-            ..Goal::default()
-        };
+        let goal = Goal { expect: vec!["[a] done".into(), "booted".into()], ..Goal::default() };
         let mut progress = Progress::new(&goal, &[]);
         progress.line("booted: 2 CPUs");
         assert_eq!(progress.unmet(), ["expect `[a] done`"]);
@@ -234,11 +220,7 @@ mod tests {
 
     #[test]
     fn a_wrong_script_line_is_named() {
-        assert!(
-            parse_script("\nshell says hi")
-                .unwrap_err()
-                .starts_with("line 2")
-        );
+        assert!(parse_script("\nshell says hi").unwrap_err().starts_with("line 2"));
         assert!(parse_script("shell").is_err());
         assert!(parse_script("shell expect").is_err());
     }

@@ -72,20 +72,12 @@ struct Session<'a> {
 }
 
 /// Boots a machine and follows it to its end, or until the goal is reached.
-pub fn run(
-    machine: &Machine,
-    programs: &Programs,
-    goal: &Goal,
-    view: &mut dyn View,
-) -> Result<Outcome, Failure> {
+pub fn run(machine: &Machine, programs: &Programs, goal: &Goal, view: &mut dyn View) -> Result<Outcome, Failure> {
     let started = Instant::now();
     let mut running = machine.start()?;
     let (sender, signals) = channel();
     listen(&mut running, &sender);
-    let _raw = goal
-        .interactive
-        .then(crate::term::RawInput::enter)
-        .flatten();
+    let _raw = goal.interactive.then(crate::term::RawInput::enter).flatten();
     if goal.interactive {
         input::listen(sender);
     } else {
@@ -108,10 +100,7 @@ pub fn run(
             reset: false,
         },
         stop: false,
-        saved: goal
-            .save
-            .as_ref()
-            .and_then(|path| std::fs::File::create(path).ok()),
+        saved: goal.save.as_ref().and_then(|path| std::fs::File::create(path).ok()),
     };
     let end = session.follow(&signals, goal);
     session.judge(end, goal);
@@ -151,10 +140,7 @@ fn listen(running: &mut Running, sender: &Sender<Signal>) {
         let sender = sender.clone();
         std::thread::spawn(move || {
             use std::io::BufRead;
-            for line in std::io::BufReader::new(stderr)
-                .lines()
-                .map_while(Result::ok)
-            {
+            for line in std::io::BufReader::new(stderr).lines().map_while(Result::ok) {
                 if sender.send(Signal::Complaint(line)).is_err() {
                     break;
                 }
@@ -233,10 +219,7 @@ impl Session<'_> {
     /// Shows log messages that waited long enough (or all), oldest first, and an unfinished line.
     fn settle(&mut self, all: bool) {
         let now = Instant::now();
-        let due = self
-            .waiting
-            .first()
-            .is_some_and(|(arrival, ..)| all || now - *arrival >= ORDER_WINDOW);
+        let due = self.waiting.first().is_some_and(|(arrival, ..)| all || now - *arrival >= ORDER_WINDOW);
         if due {
             let mut waiting = std::mem::take(&mut self.waiting);
             waiting.sort_by_key(|(_, time, _)| *time);
@@ -294,12 +277,7 @@ impl Session<'_> {
         }
         self.settle(true);
         let status = match end {
-            End::Machine => self
-                .running
-                .child
-                .wait()
-                .ok()
-                .and_then(|status| status.code()),
+            End::Machine => self.running.child.wait().ok().and_then(|status| status.code()),
             End::Reached | End::TimeOut | End::Asked => {
                 self.running.kill();
                 None

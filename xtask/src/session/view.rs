@@ -38,11 +38,7 @@ pub struct TerminalView {
 impl TerminalView {
     /// A view with or without colours.
     pub fn new(colours: bool, names: &[String]) -> TerminalView {
-        TerminalView {
-            colours,
-            names: names.to_vec(),
-            written: 0,
-        }
+        TerminalView { colours, names: names.to_vec(), written: 0 }
     }
 
     /// A line with the colour of its speaker on the prefix.
@@ -54,9 +50,7 @@ impl TerminalView {
         if matches!(shown, Shown::Crashed { .. }) {
             return format!("\x1b[31m{clean}\x1b[0m");
         }
-        let index = shown
-            .speaker()
-            .and_then(|name| self.names.iter().position(|other| other == name));
+        let index = shown.speaker().and_then(|name| self.names.iter().position(|other| other == name));
         let colour = index.and_then(|index| COLOURS.get(index % COLOURS.len()));
         match (colour, clean.split_once(']')) {
             (Some(colour), Some((name, rest))) => {
@@ -70,9 +64,7 @@ impl TerminalView {
 /// Writes to standard output. A reader that went away ends the program at the next line anyway.
 fn write(text: &str) {
     let mut stdout = std::io::stdout().lock();
-    let _ = stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush());
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }
 
 impl View for TerminalView {
@@ -86,11 +78,7 @@ impl View for TerminalView {
             write(&format!("{}\n", harmless(rest)));
             return;
         }
-        let mut text = if written > 0 {
-            "\n".to_owned()
-        } else {
-            String::new()
-        };
+        let mut text = if written > 0 { "\n".to_owned() } else { String::new() };
         for line in &lines {
             text += &self.painted(line, shown);
             text.push('\n');
@@ -123,30 +111,20 @@ pub fn to_json(shown: &Shown) -> Value {
     match shown {
         Shown::Console { vm, text } => json!({"kind": "console", "vm": vm, "text": text}),
         Shown::Machine(text) => json!({"kind": "machine", "text": text}),
-        Shown::Log {
-            source,
-            time_ns,
-            message,
-        } => json!({
+        Shown::Log { source, time_ns, message } => json!({
             "kind": "log", "source": source, "time_ns": time_ns, "level": message.level,
             "text": message.text, "place": message.place,
         }),
-        Shown::Booted {
-            cpus,
-            time_ns,
-            wall,
-        } => json!({
+        Shown::Booted { cpus, time_ns, wall } => json!({
             "kind": "booted", "cpus": cpus, "time_ns": time_ns,
             "wall_ms": wall.map(|wall| u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)),
         }),
         Shown::Crashed { vm, lines, crash } => json!({
             "kind": "crash", "vm": vm, "code": crash.code, "reason": crash.reason, "report": lines,
         }),
-        Shown::Ended {
-            vm,
-            code,
-            cpu_time_ns,
-        } => json!({"kind": "ended", "vm": vm, "code": code, "cpu_time_ns": cpu_time_ns}),
+        Shown::Ended { vm, code, cpu_time_ns } => {
+            json!({"kind": "ended", "vm": vm, "code": code, "cpu_time_ns": cpu_time_ns})
+        }
         Shown::Note(text) => json!({"kind": "note", "text": text}),
     }
 }

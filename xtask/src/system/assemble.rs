@@ -41,18 +41,8 @@ pub struct Assembly {
 const HYPERVISOR_FRAMES: u64 = (24 << 20) / PAGE_SIZE;
 
 /// Makes an assembly for a machine of `memory_mib`.
-pub fn assemble(
-    system: &System,
-    artifacts: &mut dyn Artifacts,
-    memory_mib: u64,
-) -> Result<Assembly, Vec<ConfigError>> {
-    let mut work = Work {
-        system,
-        artifacts,
-        payloads: Vec::new(),
-        programs: Vec::new(),
-        errors: Vec::new(),
-    };
+pub fn assemble(system: &System, artifacts: &mut dyn Artifacts, memory_mib: u64) -> Result<Assembly, Vec<ConfigError>> {
+    let mut work = Work { system, artifacts, payloads: Vec::new(), programs: Vec::new(), errors: Vec::new() };
     let vms: Vec<VmManifest> = system.vms.iter().filter_map(|vm| work.vm(vm)).collect();
     if work.errors.is_empty() {
         work.check_machine(&vms, memory_mib);
@@ -61,11 +51,7 @@ pub fn assemble(
         return Err(work.errors);
     }
     Ok(Assembly {
-        manifest: Manifest {
-            name: system.name.clone(),
-            vms,
-            channels: channels(system),
-        },
+        manifest: Manifest { name: system.name.clone(), vms, channels: channels(system) },
         payloads: work.payloads,
         programs: work.programs,
     })
@@ -75,9 +61,7 @@ pub fn assemble(
 fn channels(system: &System) -> Vec<ChannelManifest> {
     let index = |name: &str| {
         let position = system.vms.iter().position(|vm| vm.name == name);
-        position
-            .and_then(|i| u32::try_from(i).ok())
-            .unwrap_or(u32::MAX)
+        position.and_then(|i| u32::try_from(i).ok()).unwrap_or(u32::MAX)
     };
     system
         .channels
@@ -123,12 +107,7 @@ impl Work<'_> {
     }
 
     /// Builds (where needed) and reads an artifact.
-    fn fetch(
-        &mut self,
-        artifact: &Artifact,
-        place: &Place,
-        absent: &'static Code,
-    ) -> Option<(PathBuf, Vec<u8>)> {
+    fn fetch(&mut self, artifact: &Artifact, place: &Place, absent: &'static Code) -> Option<(PathBuf, Vec<u8>)> {
         let path = match self.artifacts.obtain(artifact) {
             Ok(path) => path,
             Err(Missing::Absent(what)) => {
@@ -152,11 +131,7 @@ impl Work<'_> {
     /// One VM.
     fn vm(&mut self, vm: &VmSpec) -> Option<VmManifest> {
         let kernel = self.fetch(&vm.kernel.value, &vm.kernel.place, codes::KERNEL_MISSING);
-        let modules: Vec<Module> = vm
-            .modules
-            .iter()
-            .filter_map(|module| self.module(module))
-            .collect();
+        let modules: Vec<Module> = vm.modules.iter().filter_map(|module| self.module(module)).collect();
         let (path, bytes) = kernel?;
         let kernel = match elf::read(&bytes) {
             Ok(kernel) => kernel,
@@ -192,11 +167,7 @@ impl Work<'_> {
             label: vm.label,
             on_crash: vm.on_crash,
             command_line: vm.command_line.clone(),
-            segments: kernel
-                .segments
-                .into_iter()
-                .map(|segment| self.segment(segment))
-                .collect(),
+            segments: kernel.segments.into_iter().map(|segment| self.segment(segment)).collect(),
             modules,
         })
     }
@@ -215,42 +186,22 @@ impl Work<'_> {
     /// One module.
     fn module(&mut self, module: &ModuleSpec) -> Option<Module> {
         let (_, bytes) = self.fetch(&module.source.value, &module.source.place, codes::MODULE)?;
-        Some(Module {
-            name: module.name.clone(),
-            bytes: bytes.len() as u64,
-            image_offset: self.payload(bytes),
-        })
+        Some(Module { name: module.name.clone(), bytes: bytes.len() as u64, image_offset: self.payload(bytes) })
     }
 
     /// Compares what all VMs need with what the machine has.
     fn check_machine(&mut self, vms: &[VmManifest], memory_mib: u64) {
         let of_vms: u64 = vms.iter().map(|vm| vm.memory_frames + vm.pool_frames).sum();
-        let of_channels: u64 = self
-            .system
-            .channels
-            .iter()
-            .map(|channel| channel.frames)
-            .sum();
-        let of_image: u64 = self
-            .payloads
-            .iter()
-            .map(|payload| (payload.len() as u64).div_ceil(PAGE_SIZE))
-            .sum();
+        let of_channels: u64 = self.system.channels.iter().map(|channel| channel.frames).sum();
+        let of_image: u64 = self.payloads.iter().map(|payload| (payload.len() as u64).div_ceil(PAGE_SIZE)).sum();
         let machine = memory_mib.saturating_mul((1 << 20) / PAGE_SIZE);
         // The frame table and the direct map grow with the machine.
         let own = HYPERVISOR_FRAMES + machine / 256;
         let needed = of_vms + of_channels + of_image + own;
         if needed > machine {
-            let mut what = format!(
-                "the system needs {} and the machine has {memory_mib} MiB:",
-                shown_frames(needed)
-            );
+            let mut what = format!("the system needs {} and the machine has {memory_mib} MiB:", shown_frames(needed));
             for vm in vms {
-                what += &format!(
-                    " {} {},",
-                    vm.name,
-                    shown_frames(vm.memory_frames + vm.pool_frames)
-                );
+                what += &format!(" {} {},", vm.name, shown_frames(vm.memory_frames + vm.pool_frames));
             }
             what += &format!(
                 " channels {}, image {}, hypervisor {}",
@@ -272,15 +223,10 @@ fn default_pool(vm: &VmSpec) -> u64 {
 /// Frames as KiB or MiB.
 fn shown_frames(frames: u64) -> String {
     let kib = frames * PAGE_SIZE / 1024;
-    if kib < 4096 {
-        format!("{kib} KiB")
-    } else {
-        format!("{:.1} MiB", kib as f64 / 1024.0)
-    }
+    if kib < 4096 { format!("{kib} KiB") } else { format!("{:.1} MiB", kib as f64 / 1024.0) }
 }
 
 /// The last part of a path.
 fn file_name(path: &Path) -> String {
-    path.file_name()
-        .map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+    path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }

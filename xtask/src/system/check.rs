@@ -15,17 +15,10 @@ pub fn check(source: Source<'_>, system: &System, errors: &mut Vec<ConfigError>)
     if system.vms.is_empty() {
         errors.push(source.error(codes::MISSING_KEY, &top, "the system has no [[vm]]"));
     }
-    let vms: Vec<(&str, &Place)> = system
-        .vms
-        .iter()
-        .map(|vm| (vm.name.as_str(), &vm.place))
-        .collect();
+    let vms: Vec<(&str, &Place)> = system.vms.iter().map(|vm| (vm.name.as_str(), &vm.place)).collect();
     check_names(source, "VMs", &vms, errors);
-    let channels: Vec<(&str, &Place)> = system
-        .channels
-        .iter()
-        .map(|channel| (channel.name.value.as_str(), &channel.place))
-        .collect();
+    let channels: Vec<(&str, &Place)> =
+        system.channels.iter().map(|channel| (channel.name.value.as_str(), &channel.place)).collect();
     check_names(source, "channels", &channels, errors);
     if let Some(vm) = system.vms.get(limit::VMS as usize) {
         let what = format!("{} VMs, at most {} fit", system.vms.len(), limit::VMS);
@@ -40,19 +33,11 @@ pub fn check(source: Source<'_>, system: &System, errors: &mut Vec<ConfigError>)
 }
 
 /// Refuses a name that stands twice.
-fn check_names(
-    source: Source<'_>,
-    what: &str,
-    names: &[(&str, &Place)],
-    errors: &mut Vec<ConfigError>,
-) {
+fn check_names(source: Source<'_>, what: &str, names: &[(&str, &Place)], errors: &mut Vec<ConfigError>) {
     let mut seen: BTreeMap<&str, &Place> = BTreeMap::new();
     for (name, place) in names {
         if let Some(first) = seen.get(name) {
-            let text = format!(
-                "two {what} are named `{name}`, the first in line {}",
-                first.line
-            );
+            let text = format!("two {what} are named `{name}`, the first in line {}", first.line);
             errors.push(source.error(codes::DUPLICATE, place, text));
         } else {
             seen.insert(name, place);
@@ -63,41 +48,22 @@ fn check_names(
 /// Checks the counts of one VM and the names of its modules.
 fn check_vm(source: Source<'_>, system: &System, vm: &VmSpec, errors: &mut Vec<ConfigError>) {
     if vm.modules.len() > limit::MODULES as usize {
-        let what = format!(
-            "{} modules, at most {} fit",
-            vm.modules.len(),
-            limit::MODULES
-        );
+        let what = format!("{} modules, at most {} fit", vm.modules.len(), limit::MODULES);
         errors.push(source.error(codes::TOO_MANY, &vm.place, what));
     }
-    let modules: Vec<(&str, &Place)> = vm
-        .modules
-        .iter()
-        .map(|module| (module.name.as_str(), &module.source.place))
-        .collect();
+    let modules: Vec<(&str, &Place)> =
+        vm.modules.iter().map(|module| (module.name.as_str(), &module.source.place)).collect();
     check_names(source, "modules", &modules, errors);
-    let channels = system
-        .channels
-        .iter()
-        .filter(|channel| channel.between.iter().any(|end| end.value == vm.name))
-        .count();
+    let channels =
+        system.channels.iter().filter(|channel| channel.between.iter().any(|end| end.value == vm.name)).count();
     if channels > limit::CHANNELS as usize {
-        let what = format!(
-            "`{}` is an end of {channels} channels, at most {} fit",
-            vm.name,
-            limit::CHANNELS
-        );
+        let what = format!("`{}` is an end of {channels} channels, at most {} fit", vm.name, limit::CHANNELS);
         errors.push(source.error(codes::TOO_MANY, &vm.place, what));
     }
 }
 
 /// Checks the two ends of a channel.
-fn check_channel(
-    source: Source<'_>,
-    system: &System,
-    channel: &ChannelSpec,
-    errors: &mut Vec<ConfigError>,
-) {
+fn check_channel(source: Source<'_>, system: &System, channel: &ChannelSpec, errors: &mut Vec<ConfigError>) {
     let mut ends = Vec::new();
     for end in &channel.between {
         match system.vms.iter().find(|vm| vm.name == end.value) {
@@ -123,10 +89,7 @@ fn check_channel(
     }
     for (from, to) in [(first, second), (second, first)] {
         if !from.label.flows_to(to.label) {
-            let what = format!(
-                "nothing may flow from `{}` to `{}` by their labels",
-                from.name, to.name
-            );
+            let what = format!("nothing may flow from `{}` to `{}` by their labels", from.name, to.name);
             errors.push(source.error(codes::LABELS, &channel.place, what));
             return;
         }

@@ -46,11 +46,7 @@ impl fmt::Display for ConfigError {
         }
         writeln!(f)?;
         writeln!(f, "  why: {}", self.code.why)?;
-        writeln!(
-            f,
-            "  try: {}",
-            self.remedy.as_deref().unwrap_or(self.code.remedy)
-        )?;
+        writeln!(f, "  try: {}", self.remedy.as_deref().unwrap_or(self.code.remedy))?;
         write!(f, "  see: docs/errors/{}.md", self.code.id)
     }
 }
@@ -81,12 +77,7 @@ impl Source<'_> {
     }
 
     /// An error at a place.
-    pub fn error(
-        &self,
-        code: &'static Code,
-        place: &Place,
-        what: impl Into<String>,
-    ) -> ConfigError {
+    pub fn error(&self, code: &'static Code, place: &Place, what: impl Into<String>) -> ConfigError {
         ConfigError {
             code,
             what: what.into(),
@@ -125,22 +116,12 @@ impl<'a, 'e> TableReader<'a, 'e> {
         place: Place,
         errors: &'e mut Vec<ConfigError>,
     ) -> TableReader<'a, 'e> {
-        TableReader {
-            source,
-            table,
-            path: place.key,
-            line: place.line,
-            known: Vec::new(),
-            errors,
-        }
+        TableReader { source, table, path: place.key, line: place.line, known: Vec::new(), errors }
     }
 
     /// The place of the table itself.
     pub fn place(&self) -> Place {
-        Place {
-            line: self.line,
-            key: self.path.clone(),
-        }
+        Place { line: self.line, key: self.path.clone() }
     }
 
     /// Where errors go.
@@ -165,30 +146,20 @@ impl<'a, 'e> TableReader<'a, 'e> {
         let value: &Spanned<DeValue<'a>> = self.table.get(key)?;
         Some(Placed {
             value: value.get_ref(),
-            place: Place {
-                line: self.source.line(&value.span()),
-                key: self.key_path(key),
-            },
+            place: Place { line: self.source.line(&value.span()), key: self.key_path(key) },
         })
     }
 
     /// A key with the tables that it stands in.
     fn key_path(&self, key: &str) -> String {
-        if self.path.is_empty() {
-            key.to_owned()
-        } else {
-            format!("{}.{key}", self.path)
-        }
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
     /// A text.
     pub fn text(&mut self, key: &'static str) -> Option<Placed<String>> {
         let found = self.value(key)?;
         match found.value.as_str() {
-            Some(text) => Some(Placed {
-                value: text.to_owned(),
-                place: found.place,
-            }),
+            Some(text) => Some(Placed { value: text.to_owned(), place: found.place }),
             None => self.wrong_type(&found, "a text"),
         }
     }
@@ -205,26 +176,15 @@ impl<'a, 'e> TableReader<'a, 'e> {
     }
 
     /// A whole number within bounds.
-    pub fn number(
-        &mut self,
-        key: &'static str,
-        bounds: std::ops::RangeInclusive<u64>,
-    ) -> Option<Placed<u64>> {
+    pub fn number(&mut self, key: &'static str, bounds: std::ops::RangeInclusive<u64>) -> Option<Placed<u64>> {
         let found = self.value(key)?;
         let Some(number) = integer(found.value) else {
             return self.wrong_type(&found, "a whole number");
         };
         match u64::try_from(number) {
-            Ok(number) if bounds.contains(&number) => Some(Placed {
-                value: number,
-                place: found.place,
-            }),
+            Ok(number) if bounds.contains(&number) => Some(Placed { value: number, place: found.place }),
             _ => {
-                let what = format!(
-                    "`{key}` is {number}, it can be {} to {}",
-                    bounds.start(),
-                    bounds.end()
-                );
+                let what = format!("`{key}` is {number}, it can be {} to {}", bounds.start(), bounds.end());
                 self.refuse(codes::BAD_VALUE, &found.place, what);
                 None
             }
@@ -236,21 +196,14 @@ impl<'a, 'e> TableReader<'a, 'e> {
         let Some(found) = self.value(key) else {
             return false;
         };
-        found
-            .value
-            .as_bool()
-            .or_else(|| self.wrong_type(&found, "true or false"))
-            .unwrap_or(false)
+        found.value.as_bool().or_else(|| self.wrong_type(&found, "true or false")).unwrap_or(false)
     }
 
     /// An amount of memory such as `"16M"`, in whole pages, as bytes.
     pub fn size(&mut self, key: &'static str) -> Option<Placed<u64>> {
         let found = self.text(key)?;
         match parse_size(&found.value) {
-            Ok(bytes) => Some(Placed {
-                value: bytes,
-                place: found.place,
-            }),
+            Ok(bytes) => Some(Placed { value: bytes, place: found.place }),
             Err(what) => {
                 self.refuse(codes::BAD_VALUE, &found.place, format!("`{key}` {what}"));
                 None
@@ -263,10 +216,7 @@ impl<'a, 'e> TableReader<'a, 'e> {
         let mut texts = Vec::new();
         for item in self.list(key) {
             match item.value.as_str() {
-                Some(text) => texts.push(Placed {
-                    value: text.to_owned(),
-                    place: item.place,
-                }),
+                Some(text) => texts.push(Placed { value: text.to_owned(), place: item.place }),
                 None => {
                     let _: Option<()> = self.wrong_type(&item, "a text");
                 }
@@ -276,24 +226,13 @@ impl<'a, 'e> TableReader<'a, 'e> {
     }
 
     /// A list of whole numbers within bounds.
-    pub fn numbers(
-        &mut self,
-        key: &'static str,
-        bounds: &std::ops::RangeInclusive<u64>,
-    ) -> Vec<Placed<u64>> {
+    pub fn numbers(&mut self, key: &'static str, bounds: &std::ops::RangeInclusive<u64>) -> Vec<Placed<u64>> {
         let mut numbers = Vec::new();
         for item in self.list(key) {
             match integer(item.value).and_then(|number| u64::try_from(number).ok()) {
-                Some(number) if bounds.contains(&number) => numbers.push(Placed {
-                    value: number,
-                    place: item.place,
-                }),
+                Some(number) if bounds.contains(&number) => numbers.push(Placed { value: number, place: item.place }),
                 _ => {
-                    let what = format!(
-                        "`{key}` takes numbers from {} to {}",
-                        bounds.start(),
-                        bounds.end()
-                    );
+                    let what = format!("`{key}` takes numbers from {} to {}", bounds.start(), bounds.end());
                     self.refuse(codes::BAD_VALUE, &item.place, what);
                 }
             }
@@ -314,10 +253,7 @@ impl<'a, 'e> TableReader<'a, 'e> {
             .iter()
             .map(|item| Placed {
                 value: item.get_ref(),
-                place: Place {
-                    line: self.source.line(&item.span()),
-                    key: found.place.key.clone(),
-                },
+                place: Place { line: self.source.line(&item.span()), key: found.place.key.clone() },
             })
             .collect()
     }
@@ -327,10 +263,7 @@ impl<'a, 'e> TableReader<'a, 'e> {
         let mut tables = Vec::new();
         for item in self.list(key) {
             match item.value.as_table() {
-                Some(table) => tables.push(Placed {
-                    value: table,
-                    place: item.place,
-                }),
+                Some(table) => tables.push(Placed { value: table, place: item.place }),
                 None => {
                     let _: Option<()> = self.wrong_type(&item, "a table");
                 }
@@ -343,10 +276,7 @@ impl<'a, 'e> TableReader<'a, 'e> {
     pub fn table(&mut self, key: &'static str) -> Option<Placed<&'a DeTable<'a>>> {
         let found = self.value(key)?;
         match found.value.as_table() {
-            Some(table) => Some(Placed {
-                value: table,
-                place: found.place,
-            }),
+            Some(table) => Some(Placed { value: table, place: found.place }),
             None => self.wrong_type(&found, "a table"),
         }
     }
@@ -356,11 +286,7 @@ impl<'a, 'e> TableReader<'a, 'e> {
         let what = format!(
             "`{}` is {} {}, it must be {wanted}",
             found.place.key,
-            if found.value.type_str().starts_with(['a', 'i']) {
-                "an"
-            } else {
-                "a"
-            },
+            if found.value.type_str().starts_with(['a', 'i']) { "an" } else { "a" },
             found.value.type_str(),
         );
         self.refuse(codes::WRONG_TYPE, &found.place, what);
@@ -374,13 +300,8 @@ impl<'a, 'e> TableReader<'a, 'e> {
             if self.known.contains(&name) {
                 continue;
             }
-            let place = Place {
-                line: self.source.line(&key.span()),
-                key: self.key_path(name),
-            };
-            let mut error =
-                self.source
-                    .error(codes::UNKNOWN_KEY, &place, format!("unknown key `{name}`"));
+            let place = Place { line: self.source.line(&key.span()), key: self.key_path(name) };
+            let mut error = self.source.error(codes::UNKNOWN_KEY, &place, format!("unknown key `{name}`"));
             error.remedy = Some(match nearest(name, &self.known) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("known keys here: {}", self.known.join(", ")),
@@ -405,22 +326,16 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         "M" => 20,
         "G" => 30,
         _ => {
-            return Err(format!(
-                "is \"{text}\", it must be a number with K, M or G, such as \"16M\""
-            ));
+            return Err(format!("is \"{text}\", it must be a number with K, M or G, such as \"16M\""));
         }
     };
-    let number: u64 = digits
-        .parse()
-        .map_err(|_| format!("is \"{text}\", it must begin with a whole number"))?;
+    let number: u64 = digits.parse().map_err(|_| format!("is \"{text}\", it must begin with a whole number"))?;
     let bytes = number
         .checked_mul(1 << shift)
         .filter(|bytes| *bytes <= 1 << 46)
         .ok_or_else(|| format!("is \"{text}\", more than any machine has"))?;
     if bytes == 0 || bytes % protocol::layout::PAGE_SIZE != 0 {
-        return Err(format!(
-            "is \"{text}\", it must be a multiple of 4K above 0"
-        ));
+        return Err(format!("is \"{text}\", it must be a multiple of 4K above 0"));
     }
     Ok(bytes)
 }
@@ -443,9 +358,7 @@ fn distance(from: &str, to: &str) -> usize {
         let mut left = index + 1;
         let mut next = vec![left];
         for (b, above) in to.bytes().zip(row.iter().skip(1)) {
-            left = (diagonal + usize::from(a != b))
-                .min(left + 1)
-                .min(above + 1);
+            left = (diagonal + usize::from(a != b)).min(left + 1).min(above + 1);
             next.push(left);
             diagonal = *above;
         }

@@ -128,10 +128,7 @@ pub const DEFAULT_MEMORY_MIB: u64 = 512;
 /// Reads and checks the text of a system file. Paths in it are relative to `folder`.
 pub fn parse(source: Source<'_>, stem: &str, folder: &Path) -> Result<System, Vec<ConfigError>> {
     let document = DeTable::parse(source.text).map_err(|error| {
-        let place = Place {
-            line: error.span().map_or(0, |span| source.line(&span)),
-            key: String::new(),
-        };
+        let place = Place { line: error.span().map_or(0, |span| source.line(&span)), key: String::new() };
         vec![source.error(codes::TOML, &place, error.message().trim_end())]
     })?;
     let mut errors = Vec::new();
@@ -139,11 +136,7 @@ pub fn parse(source: Source<'_>, stem: &str, folder: &Path) -> Result<System, Ve
     if errors.is_empty() {
         check::check(source, &system, &mut errors);
     }
-    if errors.is_empty() {
-        Ok(system)
-    } else {
-        Err(errors)
-    }
+    if errors.is_empty() { Ok(system) } else { Err(errors) }
 }
 
 /// Reads the top of the file.
@@ -155,9 +148,7 @@ fn read_system(
     errors: &mut Vec<ConfigError>,
 ) -> System {
     let mut top = TableReader::new(source, table, Place::default(), errors);
-    let name = top
-        .text("name")
-        .map_or_else(|| stem.to_owned(), |name| name.value);
+    let name = top.text("name").map_or_else(|| stem.to_owned(), |name| name.value);
     let vm_tables = top.tables("vm");
     let channel_tables = top.tables("channel");
     let test_table = top.table("test");
@@ -173,29 +164,15 @@ fn read_system(
         let reader = TableReader::new(source, channel.value, place, top.errors());
         channels.extend(read_channel(reader));
     }
-    let test = test_table.map(|test| {
-        read_test(
-            TableReader::new(source, test.value, test.place, top.errors()),
-            folder,
-        )
-    });
+    let test = test_table.map(|test| read_test(TableReader::new(source, test.value, test.place, top.errors()), folder));
     top.finish();
-    System {
-        name,
-        file: source.file.to_owned(),
-        vms,
-        channels,
-        test,
-    }
+    System { name, file: source.file.to_owned(), vms, channels, test }
 }
 
 /// The place of one of several tables: `vm.hello` says more than `vm`.
 fn named(place: &Place, list: &str, table: &DeTable<'_>) -> Place {
     let name = table.get("name").and_then(|name| name.get_ref().as_str());
-    Place {
-        line: place.line,
-        key: name.map_or_else(|| list.to_owned(), |name| format!("{list}.{name}")),
-    }
+    Place { line: place.line, key: name.map_or_else(|| list.to_owned(), |name| format!("{list}.{name}")) }
 }
 
 /// Reads a `[[vm]]`.
@@ -209,24 +186,14 @@ fn read_vm(mut table: TableReader<'_, '_>, folder: &Path) -> Option<VmSpec> {
     let weight = table.number("weight", 1..=10_000);
     let cap = table.number("cap", 1..=100 * u64::from(limit::VCPUS));
     let label = table.table("label");
-    let label = label.map(|label| {
-        read_label(TableReader::new(
-            table.source(),
-            label.value,
-            label.place,
-            table.errors(),
-        ))
-    });
+    let label =
+        label.map(|label| read_label(TableReader::new(table.source(), label.value, label.place, table.errors())));
     let on_crash = read_on_crash(&mut table);
     let command_line = table.text("command-line");
     if let Some(text) = &command_line
         && text.value.len() > limit::COMMAND_LINE as usize
     {
-        let what = format!(
-            "`command-line` has {} bytes, at most {}",
-            text.value.len(),
-            limit::COMMAND_LINE
-        );
+        let what = format!("`command-line` has {} bytes, at most {}", text.value.len(), limit::COMMAND_LINE);
         table.refuse(codes::BAD_VALUE, &text.place, what);
     }
     let mut modules = Vec::new();
@@ -238,10 +205,7 @@ fn read_vm(mut table: TableReader<'_, '_>, folder: &Path) -> Option<VmSpec> {
     Some(VmSpec {
         name: name?.value,
         kernel: kernel?,
-        memory: frames(memory.unwrap_or(Placed {
-            value: 16 << 20,
-            place: place.clone(),
-        })),
+        memory: frames(memory.unwrap_or(Placed { value: 16 << 20, place: place.clone() })),
         place,
         pool_frames: pool.map(|pool| pool.value / PAGE_SIZE),
         vcpus: narrow(vcpus, 1),
@@ -256,26 +220,18 @@ fn read_vm(mut table: TableReader<'_, '_>, folder: &Path) -> Option<VmSpec> {
 
 /// Bytes as frames.
 fn frames(bytes: Placed<u64>) -> Placed<u64> {
-    Placed {
-        value: bytes.value / PAGE_SIZE,
-        place: bytes.place,
-    }
+    Placed { value: bytes.value / PAGE_SIZE, place: bytes.place }
 }
 
 /// A number that was checked to fit, or a default.
 fn narrow(number: Option<Placed<u64>>, default: u32) -> u32 {
-    number
-        .and_then(|number| u32::try_from(number.value).ok())
-        .unwrap_or(default)
+    number.and_then(|number| u32::try_from(number.value).ok()).unwrap_or(default)
 }
 
 /// Reads a name and checks its letters.
 fn read_name(table: &mut TableReader<'_, '_>, key: &'static str) -> Option<Placed<String>> {
     let name = table.required_text(key)?;
-    let good = name
-        .value
-        .bytes()
-        .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    let good = name.value.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
     let fits = (1..=limit::NAME as usize).contains(&name.value.len());
     // The hypervisor speaks under this name on the console.
     let taken = name.value == "cloister";
@@ -312,10 +268,7 @@ fn read_artifact(
         (None, None, Some(file)) if make => (Artifact::Made(folder.join(&file.value)), file.place),
         (None, None, Some(file)) => (Artifact::File(folder.join(&file.value)), file.place),
         (package, other, file) => {
-            let place = package
-                .or(other)
-                .or(file)
-                .map_or_else(|| table.place(), |key| key.place);
+            let place = package.or(other).or(file).map_or_else(|| table.place(), |key| key.place);
             let what = format!("exactly one of `{package_key}`, `crate` and `path` must be given");
             table.refuse(codes::SOURCE, &place, what);
             return None;
@@ -329,11 +282,7 @@ fn read_on_crash(table: &mut TableReader<'_, '_>) -> OnCrash {
     let restarts = table.number("restarts", 1..=1_000);
     let Some(action) = table.text("on-crash") else {
         if let Some(restarts) = restarts {
-            table.refuse(
-                codes::BAD_VALUE,
-                &restarts.place,
-                "`restarts` needs `on-crash = \"restart\"`",
-            );
+            table.refuse(codes::BAD_VALUE, &restarts.place, "`restarts` needs `on-crash = \"restart\"`");
         }
         return OnCrash::Stop;
     };
@@ -342,9 +291,7 @@ fn read_on_crash(table: &mut TableReader<'_, '_>) -> OnCrash {
         "restart" => OnCrash::Restart(narrow(restarts, 3)),
         "halt-all" => OnCrash::HaltAll,
         other => {
-            let what = format!(
-                "`on-crash` is \"{other}\", it can be \"stop\", \"restart\" or \"halt-all\""
-            );
+            let what = format!("`on-crash` is \"{other}\", it can be \"stop\", \"restart\" or \"halt-all\"");
             table.refuse(codes::BAD_VALUE, &action.place, what);
             OnCrash::Stop
         }
@@ -368,10 +315,7 @@ fn read_label(mut table: TableReader<'_, '_>) -> Label {
 
 /// Reads a list of categories as a bit set.
 fn read_categories(table: &mut TableReader<'_, '_>, key: &'static str) -> u64 {
-    table
-        .numbers(key, &(0..=63))
-        .iter()
-        .fold(0, |set, category| set | (1 << category.value))
+    table.numbers(key, &(0..=63)).iter().fold(0, |set, category| set | (1 << category.value))
 }
 
 /// Reads one entry of `modules`.
@@ -379,10 +323,7 @@ fn read_module(mut table: TableReader<'_, '_>, folder: &Path) -> Option<ModuleSp
     let name = read_name(&mut table, "name");
     let source = read_artifact(&mut table, "program", codes::MODULE, folder);
     table.finish();
-    Some(ModuleSpec {
-        name: name?.value,
-        source: source?,
-    })
+    Some(ModuleSpec { name: name?.value, source: source? })
 }
 
 /// Reads a `[[channel]]`.
@@ -394,60 +335,36 @@ fn read_channel(mut table: TableReader<'_, '_>) -> Option<ChannelSpec> {
     if let Some(size) = &size
         && size.value > protocol::layout::CHANNEL_STRIDE
     {
-        let what = format!(
-            "`size` is over the {} MiB of a channel",
-            protocol::layout::CHANNEL_STRIDE >> 20
-        );
+        let what = format!("`size` is over the {} MiB of a channel", protocol::layout::CHANNEL_STRIDE >> 20);
         table.refuse(codes::BAD_VALUE, &size.place, what);
     }
     let between: Option<[Placed<String>; 2]> = ends.try_into().ok();
     if between.is_none() {
-        table.refuse(
-            codes::MISSING_KEY,
-            &place,
-            "`between` must name two VMs, such as [\"ping\", \"pong\"]",
-        );
+        table.refuse(codes::MISSING_KEY, &place, "`between` must name two VMs, such as [\"ping\", \"pong\"]");
     }
     table.finish();
-    Some(ChannelSpec {
-        name: name?,
-        place,
-        between: between?,
-        frames: size.map_or(16, |size| size.value / PAGE_SIZE),
-    })
+    Some(ChannelSpec { name: name?, place, between: between?, frames: size.map_or(16, |size| size.value / PAGE_SIZE) })
 }
 
 /// Reads the `[test]` table.
 fn read_test(mut table: TableReader<'_, '_>, folder: &Path) -> TestSpec {
     let plain = |texts: Vec<Placed<String>>| texts.into_iter().map(|text| text.value).collect();
-    let script = table.text("script").map(|script| Placed {
-        value: folder.join(script.value),
-        place: script.place,
-    });
+    let script = table.text("script").map(|script| Placed { value: folder.join(script.value), place: script.place });
     if let Some(script) = &script
         && !script.value.is_file()
     {
         table.refuse(codes::TEST_TABLE, &script.place, "there is no such script");
     }
-    let smp: Vec<u32> = table
-        .numbers("smp", &(1..=64))
-        .iter()
-        .filter_map(|count| u32::try_from(count.value).ok())
-        .collect();
+    let smp: Vec<u32> =
+        table.numbers("smp", &(1..=64)).iter().filter_map(|count| u32::try_from(count.value).ok()).collect();
     let test = TestSpec {
         expect: plain(table.texts("expect")),
         forbid: plain(table.texts("forbid")),
         smp: if smp.is_empty() { vec![2] } else { smp },
-        memory_mib: table
-            .number("mem", 64..=65_536)
-            .map_or(DEFAULT_MEMORY_MIB, |mem| mem.value),
+        memory_mib: table.number("mem", 64..=65_536).map_or(DEFAULT_MEMORY_MIB, |mem| mem.value),
         cpu: table.text("cpu").map(|cpu| cpu.value),
-        timeout: table
-            .number("timeout", 1..=3_600)
-            .map_or(60, |timeout| timeout.value),
-        exit: table
-            .number("exit", 0..=7)
-            .and_then(|exit| u8::try_from(exit.value).ok()),
+        timeout: table.number("timeout", 1..=3_600).map_or(60, |timeout| timeout.value),
+        exit: table.number("exit", 0..=7).and_then(|exit| u8::try_from(exit.value).ok()),
         icount: table.flag("icount"),
         script: script.map(|script| script.value),
     };

@@ -8,10 +8,7 @@ use crate::elf::tests::{ElfBuilder, note};
 use crate::error::codes::{self, Code};
 
 fn read(text: &str) -> Result<System, Vec<ConfigError>> {
-    let source = Source {
-        file: "systems/x.toml",
-        text,
-    };
+    let source = Source { file: "systems/x.toml", text };
     parse(source, "x", Path::new("/nonexistent"))
 }
 
@@ -20,11 +17,7 @@ fn refused(text: &str, code: &'static Code, line: usize, key: &str) -> ConfigErr
     let errors = read(text).expect_err("the text is accepted");
     assert_eq!(errors.len(), 1, "{errors:#?}");
     let error = errors.into_iter().next().unwrap();
-    assert_eq!(
-        (error.code.id, error.line, error.key.as_str()),
-        (code.id, line, key),
-        "{error}"
-    );
+    assert_eq!((error.code.id, error.line, error.key.as_str()), (code.id, line, key), "{error}");
     error
 }
 
@@ -72,22 +65,13 @@ smp = [1, 2]
     .unwrap();
     assert_eq!(system.name, "pair");
     let ping = &system.vms[0];
-    assert_eq!(
-        (ping.memory.value, ping.pool_frames, ping.vcpus),
-        (8192, Some(256), 2)
-    );
+    assert_eq!((ping.memory.value, ping.pool_frames, ping.vcpus), (8192, Some(256), 2));
     assert_eq!((ping.weight, ping.cap_percent), (200, 50));
     assert_eq!(ping.label.secrecy_categories, 0b10_0001);
     assert_eq!(ping.on_crash, protocol::manifest::OnCrash::Restart(5));
-    assert_eq!(
-        ping.modules[1].source.value,
-        Artifact::Package("programs".into(), Some("sh".into()))
-    );
+    assert_eq!(ping.modules[1].source.value, Artifact::Package("programs".into(), Some("sh".into())));
     let pong = &system.vms[1];
-    assert_eq!(
-        pong.kernel.value,
-        Artifact::File(PathBuf::from("/nonexistent/pong.elf"))
-    );
+    assert_eq!(pong.kernel.value, Artifact::File(PathBuf::from("/nonexistent/pong.elf")));
     assert_eq!((pong.memory.value, pong.vcpus, pong.weight), (4096, 1, 100));
     assert_eq!(system.channels[0].frames, 512);
     assert_eq!(system.test.unwrap().smp, [1, 2]);
@@ -103,12 +87,7 @@ fn an_unknown_key_is_refused_with_the_nearest_known_one() {
     let text = format!("{TWO}memroy = \"16M\"\n");
     let error = refused(&text, codes::UNKNOWN_KEY, 8, "vm.b.memroy");
     assert_eq!(error.remedy.as_deref(), Some("did you mean `memory`?"));
-    let error = refused(
-        &format!("frobnicate = 1\n{TWO}"),
-        codes::UNKNOWN_KEY,
-        1,
-        "frobnicate",
-    );
+    let error = refused(&format!("frobnicate = 1\n{TWO}"), codes::UNKNOWN_KEY, 1, "frobnicate");
     assert!(error.remedy.unwrap().contains("channel"));
 }
 
@@ -122,25 +101,10 @@ fn a_missing_key_and_an_empty_system_are_refused() {
 
 #[test]
 fn a_value_of_another_type_is_refused() {
-    refused(
-        &format!("{TWO}vcpus = \"two\"\n"),
-        codes::WRONG_TYPE,
-        8,
-        "vm.b.vcpus",
-    );
-    refused(
-        &format!("{TWO}memory = 16\n"),
-        codes::WRONG_TYPE,
-        8,
-        "vm.b.memory",
-    );
+    refused(&format!("{TWO}vcpus = \"two\"\n"), codes::WRONG_TYPE, 8, "vm.b.vcpus");
+    refused(&format!("{TWO}memory = 16\n"), codes::WRONG_TYPE, 8, "vm.b.memory");
     refused("vm = 3\n", codes::WRONG_TYPE, 1, "vm");
-    refused(
-        &format!("{TWO}modules = [1]\n"),
-        codes::WRONG_TYPE,
-        8,
-        "vm.b.modules",
-    );
+    refused(&format!("{TWO}modules = [1]\n"), codes::WRONG_TYPE, 8, "vm.b.modules");
 }
 
 #[test]
@@ -167,14 +131,8 @@ fn values_out_of_range_are_refused() {
     let label = format!("{TWO}label = {{ secrecy = 256 }}\n");
     refused(&label, codes::BAD_VALUE, 8, "vm.b.label.secrecy");
     let categories = format!("{TWO}label = {{ secrecy-categories = [64] }}\n");
-    refused(
-        &categories,
-        codes::BAD_VALUE,
-        8,
-        "vm.b.label.secrecy-categories",
-    );
-    let channel =
-        format!("{TWO}[[channel]]\nname = \"c\"\nbetween = [\"a\", \"b\"]\nsize = \"17M\"\n");
+    refused(&categories, codes::BAD_VALUE, 8, "vm.b.label.secrecy-categories");
+    let channel = format!("{TWO}[[channel]]\nname = \"c\"\nbetween = [\"a\", \"b\"]\nsize = \"17M\"\n");
     refused(&channel, codes::BAD_VALUE, 11, "channel.c.size");
 }
 
@@ -196,12 +154,7 @@ fn a_name_that_stands_twice_is_refused() {
 #[test]
 fn a_channel_needs_two_different_vms_that_exist() {
     let channel = |a, b| format!("{TWO}[[channel]]\nname = \"c\"\nbetween = [\"{a}\", \"{b}\"]\n");
-    refused(
-        &channel("a", "nobody"),
-        codes::CHANNEL_TO_NOBODY,
-        10,
-        "channel.c.between",
-    );
+    refused(&channel("a", "nobody"), codes::CHANNEL_TO_NOBODY, 10, "channel.c.between");
     refused(&channel("a", "a"), codes::CHANNEL_TO_SELF, 8, "channel.c");
     assert!(read(&channel("a", "b")).is_ok());
 }
@@ -216,83 +169,35 @@ fn a_channel_against_the_labels_is_refused() {
 
 #[test]
 fn more_than_the_hypervisors_tables_hold_is_refused() {
-    let vms: String = (0..65)
-        .map(|n| format!("[[vm]]\nname = \"v{n}\"\nkernel = \"k\"\n"))
-        .collect();
+    let vms: String = (0..65).map(|n| format!("[[vm]]\nname = \"v{n}\"\nkernel = \"k\"\n")).collect();
     refused(&vms, codes::TOO_MANY, 193, "vm.v64");
-    let modules: String = (0..9)
-        .map(|n| format!("{{ name = \"m{n}\", path = \"f\" }},"))
-        .collect();
-    refused(
-        &format!("{TWO}modules = [{modules}]\n"),
-        codes::TOO_MANY,
-        5,
-        "vm.b",
-    );
-    let channels: String = (0..9)
-        .map(|n| format!("[[channel]]\nname = \"c{n}\"\nbetween = [\"a\", \"b\"]\n"))
-        .collect();
+    let modules: String = (0..9).map(|n| format!("{{ name = \"m{n}\", path = \"f\" }},")).collect();
+    refused(&format!("{TWO}modules = [{modules}]\n"), codes::TOO_MANY, 5, "vm.b");
+    let channels: String =
+        (0..9).map(|n| format!("[[channel]]\nname = \"c{n}\"\nbetween = [\"a\", \"b\"]\n")).collect();
     let errors = read(&format!("{TWO}{channels}")).unwrap_err();
-    assert!(
-        errors.iter().all(|error| error.code == codes::TOO_MANY),
-        "{errors:?}"
-    );
+    assert!(errors.iter().all(|error| error.code == codes::TOO_MANY), "{errors:?}");
 }
 
 #[test]
 fn a_kernel_comes_from_exactly_one_place() {
     refused("[[vm]]\nname = \"a\"\n", codes::SOURCE, 1, "vm.a");
-    refused(
-        "[[vm]]\nname = \"a\"\nkernel = \"a\"\npath = \"b\"\n",
-        codes::SOURCE,
-        3,
-        "vm.a.kernel",
-    );
-    refused(
-        "[[vm]]\nname = \"a\"\ncrate = \"nowhere\"\n",
-        codes::KERNEL_MISSING,
-        3,
-        "vm.a.crate",
-    );
+    refused("[[vm]]\nname = \"a\"\nkernel = \"a\"\npath = \"b\"\n", codes::SOURCE, 3, "vm.a.kernel");
+    refused("[[vm]]\nname = \"a\"\ncrate = \"nowhere\"\n", codes::KERNEL_MISSING, 3, "vm.a.crate");
 }
 
 #[test]
 fn a_test_table_that_cannot_hold_is_refused() {
-    refused(
-        &format!("{TWO}[test]\nscript = \"none\"\n"),
-        codes::TEST_TABLE,
-        9,
-        "test.script",
-    );
-    refused(
-        &format!("{TWO}[test]\nsmp = [0]\n"),
-        codes::BAD_VALUE,
-        9,
-        "test.smp",
-    );
-    refused(
-        &format!("{TWO}[test]\nexpects = [\"x\"]\n"),
-        codes::UNKNOWN_KEY,
-        9,
-        "test.expects",
-    );
+    refused(&format!("{TWO}[test]\nscript = \"none\"\n"), codes::TEST_TABLE, 9, "test.script");
+    refused(&format!("{TWO}[test]\nsmp = [0]\n"), codes::BAD_VALUE, 9, "test.smp");
+    refused(&format!("{TWO}[test]\nexpects = [\"x\"]\n"), codes::UNKNOWN_KEY, 9, "test.expects");
 }
 
 #[test]
 fn an_error_shows_code_file_line_key_and_remedy() {
-    let error = refused(
-        &format!("{TWO}vcpus = 99\n"),
-        codes::BAD_VALUE,
-        8,
-        "vm.b.vcpus",
-    );
+    let error = refused(&format!("{TWO}vcpus = 99\n"), codes::BAD_VALUE, 8, "vm.b.vcpus");
     let text = error.to_string();
-    for part in [
-        "error[HV-CFG-006]: ",
-        "--> systems/x.toml:8: vm.b.vcpus",
-        "try: ",
-        "docs/errors/HV-CFG-006.md",
-    ] {
+    for part in ["error[HV-CFG-006]: ", "--> systems/x.toml:8: vm.b.vcpus", "try: ", "docs/errors/HV-CFG-006.md"] {
         assert!(text.contains(part), "no `{part}` in:\n{text}");
     }
 }
@@ -321,10 +226,7 @@ impl Files {
         for (name, bytes) in files {
             std::fs::write(folder.join(name), bytes).unwrap();
         }
-        Files {
-            folder,
-            broken: HashMap::new(),
-        }
+        Files { folder, broken: HashMap::new() }
     }
 }
 
@@ -361,53 +263,15 @@ fn assembled_badly(test: &str, kernel: Vec<u8>, more: &str, memory_mib: u64) -> 
 #[test]
 fn a_kernel_that_is_none_is_refused_at_its_key() {
     let cases: [(&str, ElfBuilder, &Code); 5] = [
-        (
-            "machine",
-            ElfBuilder {
-                machine: 3,
-                ..ElfBuilder::default()
-            },
-            codes::NOT_A_KERNEL,
-        ),
-        (
-            "pie",
-            ElfBuilder {
-                kind: 3,
-                ..ElfBuilder::default()
-            },
-            codes::NOT_FIXED,
-        ),
-        (
-            "note",
-            ElfBuilder {
-                note: None,
-                ..ElfBuilder::default()
-            },
-            codes::NO_NOTE,
-        ),
-        (
-            "version",
-            ElfBuilder {
-                note: Some(note(7, 0)),
-                ..ElfBuilder::default()
-            },
-            codes::ABI_VERSION,
-        ),
-        (
-            "entry",
-            ElfBuilder {
-                entry: 1,
-                ..ElfBuilder::default()
-            },
-            codes::OUTSIDE,
-        ),
+        ("machine", ElfBuilder { machine: 3, ..ElfBuilder::default() }, codes::NOT_A_KERNEL),
+        ("pie", ElfBuilder { kind: 3, ..ElfBuilder::default() }, codes::NOT_FIXED),
+        ("note", ElfBuilder { note: None, ..ElfBuilder::default() }, codes::NO_NOTE),
+        ("version", ElfBuilder { note: Some(note(7, 0)), ..ElfBuilder::default() }, codes::ABI_VERSION),
+        ("entry", ElfBuilder { entry: 1, ..ElfBuilder::default() }, codes::OUTSIDE),
     ];
     for (test, elf, code) in cases {
         let error = assembled_badly(test, elf.build(), "", 512);
-        assert_eq!(
-            (error.code.id, error.line, error.key.as_str()),
-            (code.id, 7, "vm.b.kernel")
-        );
+        assert_eq!((error.code.id, error.line, error.key.as_str()), (code.id, 7, "vm.b.kernel"));
     }
     let error = assembled_badly("text", b"hello".to_vec(), "", 512);
     assert_eq!(error.code, codes::NOT_A_KERNEL);
@@ -416,26 +280,11 @@ fn a_kernel_that_is_none_is_refused_at_its_key() {
 #[test]
 fn kernels_and_modules_that_cannot_be_had_are_named() {
     let mut files = Files::new("missing", &[("a", ElfBuilder::default().build())]);
-    files
-        .broken
-        .insert("a".into(), Missing::Broken("no".into()));
-    let system = read(&format!(
-        "{TWO}modules = [{{ name = \"m\", path = \"gone\" }}]\n"
-    ))
-    .unwrap();
+    files.broken.insert("a".into(), Missing::Broken("no".into()));
+    let system = read(&format!("{TWO}modules = [{{ name = \"m\", path = \"gone\" }}]\n")).unwrap();
     let errors = assemble(&system, &mut files, 512).unwrap_err();
-    let found: Vec<(&str, usize)> = errors
-        .iter()
-        .map(|error| (error.code.id, error.line))
-        .collect();
-    assert_eq!(
-        found,
-        [
-            (codes::KERNEL_BUILD.id, 3),
-            (codes::KERNEL_MISSING.id, 7),
-            (codes::MODULE.id, 8)
-        ]
-    );
+    let found: Vec<(&str, usize)> = errors.iter().map(|error| (error.code.id, error.line)).collect();
+    assert_eq!(found, [(codes::KERNEL_BUILD.id, 3), (codes::KERNEL_MISSING.id, 7), (codes::MODULE.id, 8)]);
 }
 
 #[test]
@@ -456,9 +305,6 @@ fn an_assembly_stores_equal_payloads_once_and_keeps_the_order() {
     let assembly = assemble(&read(&text).unwrap(), &mut files, 512).unwrap();
     assert_eq!(assembly.payloads.len(), 2);
     assert_eq!(assembly.manifest.vms[1].name, "b");
-    assert_eq!(
-        assembly.manifest.vms[0].segments,
-        assembly.manifest.vms[1].segments
-    );
+    assert_eq!(assembly.manifest.vms[0].segments, assembly.manifest.vms[1].segments);
     assert_eq!(assembly.manifest.channels[0].ends, [1, 0]);
 }

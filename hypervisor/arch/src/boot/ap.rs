@@ -3,10 +3,7 @@
 //! A processor starts in real mode in the trampoline page, enters long mode with the first page
 //! tables, jumps to the upper half, loads the root and the stack it was given and calls Rust. The
 //! code in the page uses offsets only, so any page below 640 KiB does.
-#![expect(
-    unsafe_code,
-    reason = "the trampoline is assembly in a page that nobody owns"
-)]
+#![expect(unsafe_code, reason = "the trampoline is assembly in a page that nobody owns")]
 
 use core::arch::{global_asm, naked_asm};
 use core::mem::offset_of;
@@ -150,13 +147,7 @@ unsafe extern "C" {
 /// In the upper half: rdx = root, rcx = stack, rax = [`arrive`], rdi and rsi = its arguments.
 #[unsafe(naked)]
 extern "C" fn upper() -> ! {
-    naked_asm!(
-        "mov cr3, rdx",
-        "mov rsp, rcx",
-        "xor ebp, ebp",
-        "call rax",
-        "ud2"
-    )
+    naked_asm!("mov cr3, rdx", "mov rsp, rcx", "xor ebp, ebp", "call rax", "ud2")
 }
 
 /// The number of the processor that arrived last, plus 1.
@@ -203,10 +194,7 @@ pub unsafe fn start(start: &Start, clock: &Clock) -> bool {
 ///
 /// # Safety
 /// The direct map holds the page, and no processor uses it.
-#[expect(
-    clippy::as_conversions,
-    reason = "there is no other way to a function's address"
-)]
+#[expect(clippy::as_conversions, reason = "there is no other way to a function's address")]
 unsafe fn write_trampoline(start: &Start) {
     let first = &raw const ap_trampoline_start;
     let offset_of = |symbol: *const u8| symbol.addr().wrapping_sub(first.addr());

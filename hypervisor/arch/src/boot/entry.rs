@@ -3,10 +3,7 @@
 //! A loader enters in 32-bit protected mode, paging off, with an address in ebx: by PVH at
 //! `boot_pvh`, by multiboot2 at `boot_multiboot2`. Two labels, since PVH leaves no mark in a
 //! register. There is no multiboot1 header: QEMU would prefer it and then refuse a 64-bit ELF.
-#![expect(
-    unsafe_code,
-    reason = "the entry is assembly, and firmware's bytes have no owner"
-)]
+#![expect(unsafe_code, reason = "the entry is assembly, and firmware's bytes have no owner")]
 
 use core::arch::global_asm;
 use core::ops::Range;
@@ -266,28 +263,17 @@ fn gather(protocol: u32, info: Phys, started_tsc: u64) -> Result<BootInfo, Firmw
     };
     let topology = read_topology(memory, data.rsdp);
     let module = match data.module {
-        Some(module) => memory
-            .bytes(module.start, module.length)
-            .ok_or(FirmwareError::Truncated("boot module"))?,
+        Some(module) => memory.bytes(module.start, module.length).ok_or(FirmwareError::Truncated("boot module"))?,
         None => &[],
     };
-    Ok(BootInfo {
-        topology,
-        module,
-        image: image(),
-        started_tsc,
-        data,
-    })
+    Ok(BootInfo { topology, module, image: image(), started_tsc, data })
 }
 
 /// Processors and interrupt controllers.
 ///
 /// # Errors
 /// When firmware does not say, or its tables are damaged.
-fn read_topology(
-    memory: &'static FirstFourGib,
-    rsdp: Option<Phys>,
-) -> Result<Topology, FirmwareError> {
+fn read_topology(memory: &'static FirstFourGib, rsdp: Option<Phys>) -> Result<Topology, FirmwareError> {
     let rsdp = rsdp.ok_or(FirmwareError::NoTable("ACPI root pointer (RSDP)"))?;
     acpi::parse(memory, rsdp)
 }
@@ -322,25 +308,12 @@ fn part(start: *const u8, end: *const u8) -> Range<Phys> {
 
 fn image() -> Image {
     let boot_start = Phys(wide((&raw const symbol::__boot_start).addr()));
-    let boot_end = Phys(wide(
-        (&raw const symbol::__boot_end)
-            .addr()
-            .next_multiple_of(4096),
-    ));
+    let boot_end = Phys(wide((&raw const symbol::__boot_end).addr().next_multiple_of(4096)));
     Image {
         boot: boot_start..boot_end,
-        text: part(
-            &raw const symbol::__text_start,
-            &raw const symbol::__text_end,
-        ),
-        rodata: part(
-            &raw const symbol::__rodata_start,
-            &raw const symbol::__rodata_end,
-        ),
-        data: part(
-            &raw const symbol::__data_start,
-            &raw const symbol::__data_end,
-        ),
+        text: part(&raw const symbol::__text_start, &raw const symbol::__text_end),
+        rodata: part(&raw const symbol::__rodata_start, &raw const symbol::__rodata_end),
+        data: part(&raw const symbol::__data_start, &raw const symbol::__data_end),
         stack_guard: of_image(&raw const symbol::boot_stack_guard),
     }
 }

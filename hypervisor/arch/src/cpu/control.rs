@@ -45,8 +45,7 @@ pub const EFER: u64 = (1 << 0) | (1 << 8) | (1 << 10) | (1 << 11);
 pub const PAT: u64 = 0x0007_0406_0007_0406;
 
 /// Flags that `syscall` clears: TF, IF, DF, IOPL, NT, RF, AC and the rest that ring 0 has no use for.
-pub const FMASK: u64 =
-    (1 << 8) | (1 << 9) | (1 << 10) | (0b11 << 12) | (1 << 14) | (1 << 16) | (1 << 18) | (1 << 21);
+pub const FMASK: u64 = (1 << 8) | (1 << 9) | (1 << 10) | (0b11 << 12) | (1 << 14) | (1 << 16) | (1 << 18) | (1 << 21);
 
 /// `syscall` loads CS 0x08 and SS 0x10; `sysret` loads SS 0x23 and CS 0x2b.
 pub const STAR: u64 = (0x1b << 48) | (0x08 << 32);
@@ -78,14 +77,8 @@ impl Plan {
             (Features::PGE, cr4::PGE),
         ];
         let always = cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT;
-        let present = optional
-            .into_iter()
-            .filter(|(feature, _)| features.contains(*feature));
-        let xcr0 = if features.contains(Features::AVX) {
-            XCR0_AVX
-        } else {
-            XCR0_BASE
-        };
+        let present = optional.into_iter().filter(|(feature, _)| features.contains(*feature));
+        let xcr0 = if features.contains(Features::AVX) { XCR0_AVX } else { XCR0_BASE };
         Plan {
             cr0: CR0,
             cr4: present.fold(always, |bits, (_, bit)| bits | bit),
@@ -209,10 +202,7 @@ mod tests {
         ];
         let all = Plan::for_features(Features::all()).cr4;
         for (feature, bit) in pairs {
-            assert_eq!(
-                Plan::for_features(Features::all().difference(feature)).cr4,
-                all & !bit
-            );
+            assert_eq!(Plan::for_features(Features::all().difference(feature)).cr4, all & !bit);
         }
         let none = Plan::for_features(Features::empty()).cr4;
         assert_eq!(none, cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT);
@@ -222,22 +212,13 @@ mod tests {
     fn extended_state_follows_the_features() {
         assert_eq!(Plan::for_features(Features::empty()).xcr0, None);
         assert_eq!(Plan::for_features(Features::XSAVE).xcr0, Some(3));
-        assert_eq!(
-            Plan::for_features(Features::XSAVE | Features::AVX).xcr0,
-            Some(7)
-        );
+        assert_eq!(Plan::for_features(Features::XSAVE | Features::AVX).xcr0, Some(7));
     }
 
     #[test]
     fn the_selectors_of_sysret_are_those_of_the_abi() {
-        assert_eq!(
-            (STAR >> 48) + 8,
-            u64::from(protocol::layout::STACK_SELECTOR)
-        );
-        assert_eq!(
-            (STAR >> 48) + 16,
-            u64::from(protocol::layout::CODE_SELECTOR)
-        );
+        assert_eq!((STAR >> 48) + 8, u64::from(protocol::layout::STACK_SELECTOR));
+        assert_eq!((STAR >> 48) + 16, u64::from(protocol::layout::CODE_SELECTOR));
     }
 
     #[test]

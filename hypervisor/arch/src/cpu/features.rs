@@ -155,10 +155,7 @@ impl Features {
     /// # Errors
     /// The first missing feature; the machine cannot run the hypervisor.
     pub fn check_required(self) -> Result<(), MissingFeature> {
-        match REQUIRED
-            .iter()
-            .find(|(feature, _)| !self.contains(*feature))
-        {
+        match REQUIRED.iter().find(|(feature, _)| !self.contains(*feature)) {
             Some((_, words)) => Err(MissingFeature(words)),
             None => Ok(()),
         }
@@ -187,11 +184,7 @@ mod tests {
 
     #[test]
     fn avx_without_xsave_is_not_counted() {
-        let words = Words {
-            leaf1_ecx: 1 << 28,
-            leaf13_eax: 1,
-            ..Words::default()
-        };
+        let words = Words { leaf1_ecx: 1 << 28, leaf13_eax: 1, ..Words::default() };
         assert_eq!(Features::decode(&words), Features::empty());
     }
 
@@ -199,10 +192,7 @@ mod tests {
     fn each_required_feature_is_named_when_it_is_missing() {
         assert_eq!(Features::all().check_required(), Ok(()));
         for (feature, words) in REQUIRED {
-            let error = Features::all()
-                .difference(feature)
-                .check_required()
-                .unwrap_err();
+            let error = Features::all().difference(feature).check_required().unwrap_err();
             assert_eq!(error.0, words);
             assert!(error.to_string().contains(words));
         }

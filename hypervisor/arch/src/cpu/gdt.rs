@@ -82,10 +82,7 @@ impl Segments {
         for (slot, entry) in self.table.iter().zip(entries) {
             slot.store(entry, Ordering::Relaxed);
         }
-        let pointer = TablePointer {
-            limit: 63,
-            base: wide(self.table.as_ptr().addr()),
-        };
+        let pointer = TablePointer { limit: 63, base: wide(self.table.as_ptr().addr()) };
         // SAFETY: the table was just filled with valid entries and lives forever by (1). The code
         // and stack selectors name flat ring-0 segments in it; the return goes to the next line. The
         // task state is not busy, because its entry was just written.
@@ -127,13 +124,7 @@ fn task_state(stacks: &Stacks) -> [u32; TASK_STATE_WORDS] {
     let [first, second, third, fourth] = stacks.interrupt.map(halves);
     let ring0 = halves(stacks.ring0);
     let mut words = [0; TASK_STATE_WORDS];
-    let pairs = [
-        (1, ring0),
-        (9, first),
-        (11, second),
-        (13, third),
-        (15, fourth),
-    ];
+    let pairs = [(1, ring0), (9, first), (11, second), (13, third), (15, fourth)];
     for (at, pair) in pairs {
         for (word, half) in words.iter_mut().skip(at).zip(pair) {
             *word = half;
@@ -148,28 +139,14 @@ fn task_state(stacks: &Stacks) -> [u32; TASK_STATE_WORDS] {
 /// Lower and upper half.
 fn halves(value: u64) -> [u32; 2] {
     let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
-    [
-        u32::from_le_bytes([a, b, c, d]),
-        u32::from_le_bytes([e, f, g, h]),
-    ]
+    [u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h])]
 }
 
 /// The table for a task state at an address.
 pub(super) fn table(task_state: u64) -> [u64; ENTRIES] {
-    let low = TASK_STATE_LIMIT
-        | ((task_state & 0x00ff_ffff) << 16)
-        | (0x89 << 40)
-        | (((task_state >> 24) & 0xff) << 56);
-    [
-        0,
-        CODE_ENTRY,
-        DATA_ENTRY,
-        0,
-        DATA_ENTRY | RING3,
-        CODE_ENTRY | RING3,
-        low,
-        task_state >> 32,
-    ]
+    let low =
+        TASK_STATE_LIMIT | ((task_state & 0x00ff_ffff) << 16) | (0x89 << 40) | (((task_state >> 24) & 0xff) << 56);
+    [0, CODE_ENTRY, DATA_ENTRY, 0, DATA_ENTRY | RING3, CODE_ENTRY | RING3, low, task_state >> 32]
 }
 
 #[cfg(test)]
@@ -185,8 +162,7 @@ mod tests {
         assert_eq!(entries[3], 0);
         assert_eq!(entries[4], 0x0000_f300_0000_0000);
         assert_eq!(entries[5], 0x0020_fb00_0000_0000);
-        let base =
-            ((entries[6] >> 16) & 0xff_ffff) | ((entries[6] >> 56) << 24) | (entries[7] << 32);
+        let base = ((entries[6] >> 16) & 0xff_ffff) | ((entries[6] >> 56) << 24) | (entries[7] << 32);
         assert_eq!(base, address);
         assert_eq!(entries[6] & 0xffff, 103);
         assert_eq!((entries[6] >> 40) & 0xff, 0x89);

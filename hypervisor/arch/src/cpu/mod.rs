@@ -142,15 +142,12 @@ pub const BREAKPOINTS_OFF: u64 = 0x400;
 #[inline]
 pub fn disarm_breakpoints() {
     // SAFETY: with no breakpoint armed, nothing can happen.
-    unsafe {
-        asm!("mov dr7, {}", in(reg) BREAKPOINTS_OFF, options(nomem, nostack, preserves_flags))
-    };
+    unsafe { asm!("mov dr7, {}", in(reg) BREAKPOINTS_OFF, options(nomem, nostack, preserves_flags)) };
 }
 
 /// Executes `cpuid`.
 #[must_use]
 pub fn ask_cpuid(leaf: u32, subleaf: u32) -> protocol::shared::CpuidResult {
-    let x86::cpuid::CpuIdResult { eax, ebx, ecx, edx } =
-        x86::cpuid::native_cpuid::cpuid_count(leaf, subleaf);
+    let x86::cpuid::CpuIdResult { eax, ebx, ecx, edx } = x86::cpuid::native_cpuid::cpuid_count(leaf, subleaf);
     protocol::shared::CpuidResult { eax, ebx, ecx, edx }
 }

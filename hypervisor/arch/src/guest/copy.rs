@@ -70,10 +70,8 @@ unsafe extern "C" {
 
 /// Where a fault at `rip` continues, if it came from the copy routine.
 pub(crate) fn recover(registers: &mut Registers) -> bool {
-    let fixups = [
-        (&raw const copy_words, &raw const copy_words_fault),
-        (&raw const copy_bytes, &raw const copy_bytes_fault),
-    ];
+    let fixups =
+        [(&raw const copy_words, &raw const copy_words_fault), (&raw const copy_bytes, &raw const copy_bytes_fault)];
     for (site, target) in fixups {
         if registers.rip == wide(site.addr()) {
             registers.rip = wide(target.addr());
@@ -174,9 +172,7 @@ pub fn from_frame(frame: Mfn, offset: u64, to: GuestVirt, length: u64) -> Result
 /// The part of a frame, as a pointer and a length.
 fn frame_range(frame: Mfn, offset: u64, length: u64) -> Result<(*mut u8, usize), Status> {
     match offset.checked_add(length) {
-        Some(end) if end <= PAGE_SIZE => {
-            Ok((direct::frame_pointer(frame).wrapping_add(index(offset)), index(length)))
-        }
+        Some(end) if end <= PAGE_SIZE => Ok((direct::frame_pointer(frame).wrapping_add(index(offset)), index(length))),
         _ => Err(Status::InvalidArgument),
     }
 }

@@ -61,8 +61,28 @@ impl Registers {
 
     /// All zero: what a register holds before a guest sets it.
     pub const ZERO: Registers = Registers {
-        r15: 0, r14: 0, r13: 0, r12: 0, rbp: 0, rbx: 0, r9: 0, r8: 0, r10: 0, rdx: 0, rsi: 0, rdi: 0,
-        r11: 0, rcx: 0, rax: 0, vector: 0, error_code: 0, rip: 0, cs: 0, rflags: 0, rsp: 0, ss: 0,
+        r15: 0,
+        r14: 0,
+        r13: 0,
+        r12: 0,
+        rbp: 0,
+        rbx: 0,
+        r9: 0,
+        r8: 0,
+        r10: 0,
+        rdx: 0,
+        rsi: 0,
+        rdi: 0,
+        r11: 0,
+        rcx: 0,
+        rax: 0,
+        vector: 0,
+        error_code: 0,
+        rip: 0,
+        cs: 0,
+        rflags: 0,
+        rsp: 0,
+        ss: 0,
     };
 
     /// The call arguments in their order.

@@ -70,9 +70,7 @@ impl Serial {
         // DTR, RTS, and OUT2, which connects the interrupt line.
         MODEM_CONTROL.write(0x0b);
         let has_fifo = FIFO_CONTROL.read() & 0xc0 == 0xc0;
-        Serial {
-            burst: if has_fifo { FIFO_BYTES } else { 1 },
-        }
+        Serial { burst: if has_fifo { FIFO_BYTES } else { 1 } }
     }
 
     /// How many bytes [`Serial::send`] takes at once when it takes any.
@@ -93,11 +91,7 @@ impl Serial {
         if bytes.is_empty() || !self.can_send() {
             return 0;
         }
-        bytes
-            .iter()
-            .take(self.burst)
-            .map(|byte| DATA.write(*byte))
-            .count()
+        bytes.iter().take(self.burst).map(|byte| DATA.write(*byte)).count()
     }
 
     /// The next received byte, if there is one.

@@ -30,11 +30,7 @@ pub fn mask_all(topology: &Topology) {
 /// has the line, or the id is too great to be named.
 #[must_use]
 pub fn route(topology: &Topology, isa_line: u8, vector: u8, apic_id: u32) -> bool {
-    let Line {
-        interrupt,
-        is_level,
-        is_active_low,
-    } = topology.isa_line(isa_line);
+    let Line { interrupt, is_level, is_active_low } = topology.isa_line(isa_line);
     let Some((IoApic { address, .. }, pin)) = topology.controller_of(interrupt) else {
         return false;
     };
@@ -43,12 +39,7 @@ pub fn route(topology: &Topology, isa_line: u8, vector: u8, apic_id: u32) -> boo
     }
     let level = if is_level { LEVEL } else { 0 };
     let polarity = if is_active_low { ACTIVE_LOW } else { 0 };
-    write_entry(
-        address,
-        pin,
-        u32::from(vector) | level | polarity,
-        apic_id << 24,
-    );
+    write_entry(address, pin, u32::from(vector) | level | polarity, apic_id << 24);
     true
 }
 
@@ -68,8 +59,7 @@ fn write_entry(controller: Phys, line: u32, low: u32, high: u32) {
 /// The selector and the data window.
 fn registers(controller: Phys) -> [*mut u32; 2] {
     let selector = DIRECT_MAP.wrapping_add(controller.0);
-    [selector, selector.wrapping_add(WINDOW)]
-        .map(|address| core::ptr::with_exposed_provenance_mut(index(address)))
+    [selector, selector.wrapping_add(WINDOW)].map(|address| core::ptr::with_exposed_provenance_mut(index(address)))
 }
 
 fn read(controller: Phys, number: u32) -> u32 {

@@ -78,11 +78,7 @@ pub fn enable(features: Features) {
     // SAFETY: turns the controller on where it is, in x2APIC mode if the CPU has it. Firmware may
     // have chosen x2APIC already, but then the CPU has it.
     unsafe { write_msr(IA32_APIC_BASE, base | mode) };
-    let address = if has_x2apic {
-        0
-    } else {
-        DIRECT_MAP.wrapping_add(base & BASE_ADDRESS)
-    };
+    let address = if has_x2apic { 0 } else { DIRECT_MAP.wrapping_add(base & BASE_ADDRESS) };
     BASE.store(address, Ordering::Relaxed);
     write(register::TIMER, MASKED);
     write(register::LINE_0, MASKED);

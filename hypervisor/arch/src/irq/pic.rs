@@ -19,10 +19,7 @@ const LINES: u8 = 8;
 /// Moves both controllers to [`vector::PIC_FIRST`] and masks every line. Firmware leaves them at
 /// vector 8, where a timer tick looks like a double fault.
 pub fn silence() {
-    let setups = [
-        (FIRST, vector::PIC_FIRST, 1 << 2),
-        (SECOND, vector::PIC_FIRST.wrapping_add(LINES), 2),
-    ];
+    let setups = [(FIRST, vector::PIC_FIRST, 1 << 2), (SECOND, vector::PIC_FIRST.wrapping_add(LINES), 2)];
     for ([command, data], first_vector, cascade) in setups {
         // Edge triggered, cascaded, four words of setup; vectors; wiring; 8086 mode; all masked.
         command.write(0x11);

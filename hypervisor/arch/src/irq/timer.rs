@@ -27,11 +27,7 @@ static COUNTS_PER_TICK: AtomicU64 = AtomicU64::new(0);
 /// Sets this CPU's timer up, disarmed.
 pub fn start(features: Features, clock: &Clock) {
     let by_deadline = features.contains(Features::TSC_DEADLINE);
-    let ratio = if by_deadline {
-        0
-    } else {
-        ratio(clock.apic_hz, clock.tsc_hz)
-    };
+    let ratio = if by_deadline { 0 } else { ratio(clock.apic_hz, clock.tsc_hz) };
     COUNTS_PER_TICK.store(ratio, Ordering::Relaxed);
     let mode = if by_deadline { DEADLINE_MODE } else { 0 };
     write(register::DIVIDE, DIVIDE_BY_1);
@@ -48,10 +44,7 @@ pub fn start(features: Features, clock: &Clock) {
 pub fn arm(deadline: u64) {
     match COUNTS_PER_TICK.load(Ordering::Relaxed) {
         0 => write_deadline(deadline.max(1)),
-        ratio => write(
-            register::INITIAL_COUNT,
-            count(deadline.saturating_sub(read_tsc()), ratio),
-        ),
+        ratio => write(register::INITIAL_COUNT, count(deadline.saturating_sub(read_tsc()), ratio)),
     }
 }
 
@@ -90,9 +83,7 @@ pub(crate) fn measured() -> u32 {
 
 /// Counts per tick in units of 2^-32, at least 1.
 fn ratio(apic_hz: u64, tsc_hz: u64) -> u64 {
-    let scaled = (u128::from(apic_hz) << 32)
-        .checked_div(u128::from(tsc_hz))
-        .unwrap_or(1);
+    let scaled = (u128::from(apic_hz) << 32).checked_div(u128::from(tsc_hz)).unwrap_or(1);
     u64::try_from(scaled).unwrap_or(u64::MAX).max(1)
 }
 

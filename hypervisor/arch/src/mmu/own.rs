@@ -26,11 +26,7 @@ const LOW_MEMORY: u64 = 1 << 32;
 /// The parts of the image, in physical addresses, and their rights.
 fn parts(image: &Image) -> [(Range<u64>, u64); 3] {
     let range = |part: &Range<Phys>| part.start.0..part.end.0;
-    [
-        (range(&image.text), 0),
-        (range(&image.rodata), NO_EXECUTE),
-        (range(&image.data), NO_EXECUTE | WRITABLE),
-    ]
+    [(range(&image.text), 0), (range(&image.rodata), NO_EXECUTE), (range(&image.data), NO_EXECUTE | WRITABLE)]
 }
 
 /// Builds the tables. `memory_end` is the first address behind all RAM; `frame` supplies frames below

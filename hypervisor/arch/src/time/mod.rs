@@ -77,9 +77,7 @@ pub struct NoIntervalTimer;
 
 impl fmt::Display for NoIntervalTimer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(
-            "this machine has no interval timer (PIT), which Cloister needs to measure clocks",
-        )
+        f.write_str("this machine has no interval timer (PIT), which Cloister needs to measure clocks")
     }
 }
 
@@ -121,11 +119,7 @@ impl Clock {
         }
         timer::stop_measuring();
         let sample = best.ok_or(NoIntervalTimer)?;
-        Ok(choose(
-            &sample,
-            stated_by_processor(),
-            stated_by_hypervisor(),
-        ))
+        Ok(choose(&sample, stated_by_processor(), stated_by_hypervisor()))
     }
 }
 
@@ -195,34 +189,20 @@ fn look() -> Option<Moment> {
     }
     // In the first microsecond the channel may still hold an old count.
     let is_loaded = status & NOT_LOADED == 0;
-    let ticks = if is_loaded {
-        FIRST_COUNT.wrapping_sub(count)
-    } else {
-        0
-    };
-    Some(Moment {
-        ticks: u64::from(ticks),
-        tsc: before,
-        apic,
-        doubt,
-    })
+    let ticks = if is_loaded { FIRST_COUNT.wrapping_sub(count) } else { 0 };
+    Some(Moment { ticks: u64::from(ticks), tsc: before, apic, doubt })
 }
 
 /// The measured speed, or the stated one that it confirms.
 fn choose(sample: &Sample, processor: Option<u64>, hypervisor: Option<u64>) -> Clock {
     let measured = sample.per_second(sample.tsc);
-    let confirmed =
-        |stated: Option<u64>| stated.filter(|hz| hz.abs_diff(measured) <= measured / BELIEVED_PART);
+    let confirmed = |stated: Option<u64>| stated.filter(|hz| hz.abs_diff(measured) <= measured / BELIEVED_PART);
     let (tsc_hz, source) = match (confirmed(hypervisor), confirmed(processor)) {
         (Some(hz), _) => (hz, Source::Hypervisor),
         (None, Some(hz)) => (hz, Source::Processor),
         (None, None) => (measured, Source::Measured),
     };
-    Clock {
-        tsc_hz,
-        apic_hz: sample.per_second(sample.apic),
-        source,
-    }
+    Clock { tsc_hz, apic_hz: sample.per_second(sample.apic), source }
 }
 
 /// Leaf 0x15: the counter's ratio to a crystal whose speed is given.
@@ -236,19 +216,13 @@ fn stated_by_processor() -> Option<u64> {
 
 fn tsc_of_crystal(denominator: u32, numerator: u32, crystal_hz: u32) -> Option<u64> {
     let product = u64::from(crystal_hz).wrapping_mul(u64::from(numerator));
-    product
-        .checked_div(u64::from(denominator))
-        .filter(|hz| *hz != 0)
+    product.checked_div(u64::from(denominator)).filter(|hz| *hz != 0)
 }
 
 /// Leaf `0x4000_0010`, of hypervisors that have it: kHz.
 fn stated_by_hypervisor() -> Option<u64> {
     let is_virtual = cpuid_count(1, 0).ecx & (1 << 31) != 0;
-    let last = if is_virtual {
-        cpuid_count(0x4000_0000, 0).eax
-    } else {
-        0
-    };
+    let last = if is_virtual { cpuid_count(0x4000_0000, 0).eax } else { 0 };
     if !(0x4000_0010..0x4001_0000).contains(&last) {
         return None;
     }
@@ -276,12 +250,7 @@ pub fn known() -> Option<&'static Clock> {
 mod tests {
     use super::{Moment, Sample, Source, choose, tsc_of_crystal};
 
-    const SAMPLE: Sample = Sample {
-        ticks: 1_193_182 / 100,
-        tsc: 24_000_000,
-        apic: 10_000_000,
-        doubt: 0,
-    };
+    const SAMPLE: Sample = Sample { ticks: 1_193_182 / 100, tsc: 24_000_000, apic: 10_000_000, doubt: 0 };
 
     #[test]
     fn speeds_are_scaled_from_the_window() {
@@ -289,39 +258,15 @@ mod tests {
         assert!(clock.tsc_hz.abs_diff(2_400_000_000) < 1_000_000);
         assert!(clock.apic_hz.abs_diff(1_000_000_000) < 1_000_000);
         assert_eq!(clock.source, Source::Measured);
-        let still = choose(
-            &Sample {
-                ticks: 0,
-                tsc: 0,
-                apic: 0,
-                doubt: 0,
-            },
-            None,
-            None,
-        );
+        let still = choose(&Sample { ticks: 0, tsc: 0, apic: 0, doubt: 0 }, None, None);
         assert_eq!((still.tsc_hz, still.apic_hz), (1, 1));
     }
 
     #[test]
     fn a_sample_is_the_difference_of_its_moments_with_both_doubts() {
-        let first = Moment {
-            ticks: 10,
-            tsc: 1_000,
-            apic: 100,
-            doubt: 3,
-        };
-        let last = Moment {
-            ticks: 30,
-            tsc: 5_000,
-            apic: 400,
-            doubt: 4,
-        };
-        let sample = Sample {
-            ticks: 20,
-            tsc: 4_000,
-            apic: 300,
-            doubt: 7,
-        };
+        let first = Moment { ticks: 10, tsc: 1_000, apic: 100, doubt: 3 };
+        let last = Moment { ticks: 30, tsc: 5_000, apic: 400, doubt: 4 };
+        let sample = Sample { ticks: 20, tsc: 4_000, apic: 300, doubt: 7 };
         assert_eq!(Sample::between(&first, &last), sample);
         assert!(sample.is_tolerable());
         assert!(!Sample { doubt: 9, ..sample }.is_tolerable());

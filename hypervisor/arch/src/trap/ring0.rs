@@ -43,7 +43,10 @@ extern "C" fn trap_in_ring0(registers: &mut Registers) {
             let address = cpu::fault_address();
             #[expect(clippy::panic, reason = "T2: ring 0 takes no other trap; the machine's state is unknown")]
             {
-                panic!("T2: trap {vector} in ring 0, error {:#x}, address {address:#x}\n{registers:#x?}", registers.error_code);
+                panic!(
+                    "T2: trap {vector} in ring 0, error {:#x}, address {address:#x}\n{registers:#x?}",
+                    registers.error_code
+                );
             }
         }
     }

@@ -12,19 +12,19 @@
 //! Not here: the UART, and the lock. Operations allocate nothing.
 
 mod base64;
-mod input;
-mod line;
 mod ring;
 mod sanitise;
 mod stream;
 
+use alloc::borrow::Cow;
 use alloc::boxed::Box;
 use core::fmt::{self, Write as _};
 
 use protocol::VmId;
-use protocol::record::{PREFIX, SUFFIX};
+use protocol::layout::limit;
+use protocol::record::{Log, PREFIX, Record, SUFFIX};
 
-use self::ring::{Kind, UnitRing};
+use self::ring::{ByteRing, Kind, UnitRing};
 use self::stream::{RESET, Stream};
 use crate::addr::convert::index;
 
@@ -34,6 +34,9 @@ pub const SWITCH_KEY: u8 = 0x1d;
 const OWN_RING: usize = 64 * 1024;
 /// Bytes of the hypervisor's longest line; longer ones are cut.
 const OWN_LINE: usize = 512;
+/// Bytes of the longest log record before its encoding: a frame and what goes with it.
+const LOG_BYTES: usize = 1024 + 32;
+const _: () = assert!(limit::CONSOLE_BYTES == 1024);
 /// What the hypervisor's lines begin with.
 const OWN_PREFIX: &str = "cloister: ";
 
@@ -153,60 +156,38 @@ impl Console {
     /// Copies what was typed for a VM; how many bytes. They stay until [`Console::consume`], so that
     /// a buffer that turns out bad loses none.
     pub fn peek(&self, vm: VmId, out: &mut [u8]) -> usize {
-        self.stream(vm).map_or(0, |stream| stream.input.peek(out))
+        let typed = self.stream(vm).map(|stream| stream.input.iter());
+        let slots = out.iter_mut().zip(typed.into_iter().flatten());
+        slots.map(|(slot, byte)| *slot = byte).count()
     }
 
     /// Takes bytes that were typed for a VM.
     pub fn consume(&mut self, vm: VmId, count: usize) {
         if let Some(stream) = self.stream_mut(vm) {
-            stream.input.consume(count);
+            (0..count).map_while(|_| stream.input.pop()).for_each(drop);
         }
     }
 
     /// Writes a line of the hypervisor's own. It is lost, and counted, when there is no room.
     pub fn line(&mut self, text: fmt::Arguments<'_>) {
-        if self.own.room() < OWN_LINE.saturating_add(ring::HEADER) {
-            self.lost = self.lost.saturating_add(1);
-            return;
-        }
-        self.own.begin();
-        // The last byte is the newline's.
-        let mut writer = OwnLine {
-            ring: &mut self.own,
-            left: OWN_LINE.saturating_sub(1),
-        };
-        // A cut line is still a line.
-        let _cut = writer
-            .write_str(OWN_PREFIX)
-            .and_then(|()| writer.write_fmt(text));
-        self.own.push(b'\n');
-        self.own.commit(Kind::Line);
-        self.waiting = self.waiting.saturating_add(1);
+        let taken = write_own(&mut self.own, text);
+        self.count(taken);
     }
 
     /// Writes a record, given in postcard. Whether there was room: one that does not fit is lost
     /// whole, and counted.
     pub fn record(&mut self, payload: &[u8]) -> bool {
-        self.put_record(Origin::Hypervisor, payload, &[])
+        self.put_record(Origin::Hypervisor, Some(payload))
     }
 
     /// Writes a `Record::Log` at the cost of its source: a VM or the hypervisor. Whether there was
     /// room.
     pub fn log(&mut self, source: Option<VmId>, time_ns: u64, sequence: u32, frame: &[u8]) -> bool {
-        let mut head = Head::default();
-        head.push(0);
-        match source {
-            None => head.push(0),
-            Some(vm) => {
-                head.push(1);
-                head.push_number(u64::from(vm.0));
-            }
-        }
-        head.push_number(time_ns);
-        head.push_number(u64::from(sequence));
-        head.push_number(crate::addr::convert::wide(frame.len()));
+        let record = Record::Log(Log { source, time_ns, sequence, frame: Cow::Borrowed(frame) });
         let origin = source.map_or(Origin::Hypervisor, Origin::Vm);
-        self.put_record(origin, head.bytes(), frame)
+        let mut buffer = [0; LOG_BYTES];
+        let payload = postcard::to_slice(&record, &mut buffer);
+        self.put_record(origin, payload.ok().as_deref())
     }
 
     /// Lines and records that were lost for want of room.
@@ -229,7 +210,7 @@ impl Console {
                 Emission::Unit(_, 0) => None,
                 Emission::Unit(origin, left) => {
                     self.emission = Emission::Unit(origin, left.saturating_sub(1));
-                    self.ring_mut(origin).and_then(UnitRing::pop)
+                    self.ring_mut(origin).and_then(|ring| ring.bytes.pop())
                 }
                 Emission::Partial(vm) => self.next_of_partial(vm),
                 Emission::Break(at) => {
@@ -260,12 +241,8 @@ impl Console {
         }
         let count = u32::try_from(self.streams.len()).unwrap_or(0);
         for _ in 0..=count {
-            let origin = if self.turn < count {
-                Origin::Vm(VmId(self.turn))
-            } else {
-                Origin::Hypervisor
-            };
-            let is_empty = self.ring_mut(origin).is_none_or(|ring| ring.is_empty());
+            let origin = if self.turn < count { Origin::Vm(VmId(self.turn)) } else { Origin::Hypervisor };
+            let is_empty = self.ring_mut(origin).is_none_or(|ring| ring.bytes.is_empty());
             let partial = self.unshown().filter(|vm| Origin::Vm(*vm) == origin);
             if let (true, Some(vm)) = (is_empty, partial) {
                 self.pass_turn(count);
@@ -284,11 +261,7 @@ impl Console {
     }
 
     const fn pass_turn(&mut self, count: u32) {
-        self.turn = if self.turn < count {
-            self.turn.saturating_add(1)
-        } else {
-            0
-        };
+        self.turn = if self.turn < count { self.turn.saturating_add(1) } else { 0 };
     }
 
     /// What has to go out before a line of `origin`: the end of another's incomplete line.
@@ -300,8 +273,8 @@ impl Console {
 
     /// Whether the oldest unit of a ring is a line.
     fn has_line(&mut self, origin: Origin) -> bool {
-        let kind = self.ring_mut(origin).and_then(|ring| ring.peek_kind());
-        kind == Some(Kind::Line)
+        let header = self.ring_mut(origin).and_then(|ring| ring.header());
+        header.is_some_and(|(kind, _)| kind == Kind::Line)
     }
 
     const fn break_off(&mut self, shown: Shown) -> Emission {
@@ -319,7 +292,7 @@ impl Console {
         {
             self.shown = None;
             for _ in 0..shown.count.min(length) {
-                let _seen = self.ring_mut(origin)?.pop();
+                let _seen = self.ring_mut(origin)?.bytes.pop();
                 length = length.saturating_sub(1);
             }
         }
@@ -343,23 +316,13 @@ impl Console {
     }
 
     fn next_of_partial(&mut self, vm: VmId) -> Option<u8> {
-        let fresh = Shown {
-            vm,
-            line: self.stream(vm)?.lines(),
-            count: 0,
-            is_styled: false,
-        };
+        let fresh = Shown { vm, line: self.stream(vm)?.lines(), count: 0, is_styled: false };
         let shown = self.shown.unwrap_or(fresh);
         // Once the line is complete, its rest is in the ring, and the bytes here are the next one's.
-        let stream = self
-            .stream(vm)
-            .filter(|stream| stream.lines() == shown.line)?;
+        let stream = self.stream(vm).filter(|stream| stream.lines() == shown.line)?;
         let byte = stream.partial_byte(shown.count)?;
-        self.shown = Some(Shown {
-            count: shown.count.saturating_add(1),
-            is_styled: shown.is_styled || byte == 0x1b,
-            ..shown
-        });
+        self.shown =
+            Some(Shown { count: shown.count.saturating_add(1), is_styled: shown.is_styled || byte == 0x1b, ..shown });
         Some(byte)
     }
 
@@ -371,45 +334,47 @@ impl Console {
             .map(VmId)
             .find(|vm| self.stream(*vm).is_some_and(|stream| stream.is_live));
         self.foreground = next;
-        let Some(stream) = next.and_then(|vm| self.stream(vm)) else {
-            return;
-        };
-        let mut name = [0; 34];
-        let length = stream.prefix().len();
-        for (slot, byte) in name.iter_mut().zip(stream.prefix()) {
-            *slot = *byte;
+        // Not by way of `stream`, which would borrow the ring too.
+        let stream = next.and_then(|vm| self.streams.get(index(u64::from(vm.0))));
+        if let Some(stream) = stream {
+            let name = &stream.prefix;
+            let taken = write_own(&mut self.own, format_args!("the console's input goes to {name}from now on"));
+            self.count(taken);
         }
-        let name = core::str::from_utf8(name.get(..length).unwrap_or_default());
-        self.line(format_args!(
-            "the console's input goes to {}",
-            name.unwrap_or_default().trim_end()
-        ));
     }
 
-    fn put_record(&mut self, origin: Origin, head: &[u8], tail: &[u8]) -> bool {
-        let bytes = head.len().saturating_add(tail.len());
-        let frame = PREFIX.len().saturating_add(SUFFIX.len());
-        let length = base64::encoded_length(bytes).saturating_add(frame);
-        let fits = match origin {
-            Origin::Hypervisor => self.own.room() >= length.saturating_add(ring::HEADER),
-            Origin::Vm(vm) => self
-                .stream(vm)
-                .is_some_and(|stream| stream.has_room(length)),
-        };
-        let Some(ring) = self
-            .ring_mut(origin)
-            .filter(|_| fits && length <= ring::LONGEST_UNIT)
-        else {
+    /// Counts a unit that was put into a ring or lost.
+    const fn count(&mut self, taken: Option<()>) {
+        if taken.is_some() {
+            self.waiting = self.waiting.saturating_add(1);
+        } else {
             self.lost = self.lost.saturating_add(1);
-            return false;
+        }
+    }
+
+    fn put_record(&mut self, origin: Origin, payload: Option<&[u8]>) -> bool {
+        let taken = payload.and_then(|payload| self.try_record(origin, payload));
+        self.count(taken);
+        taken.is_some()
+    }
+
+    /// Puts a record into a ring, if it fits.
+    fn try_record(&mut self, origin: Origin, payload: &[u8]) -> Option<()> {
+        let frame = PREFIX.len().saturating_add(SUFFIX.len());
+        let length = base64::encoded_length(payload.len()).saturating_add(frame);
+        let fits = match origin {
+            Origin::Hypervisor => self.own.bytes.room() >= length.saturating_add(ring::HEADER),
+            Origin::Vm(vm) => self.stream(vm)?.has_room(length),
         };
+        let ring = self.ring_mut(origin).filter(|_| fits && length <= ring::LONGEST_UNIT)?;
         ring.begin();
-        PREFIX.iter().for_each(|byte| ring.push(*byte));
-        base64::encode(head.iter().chain(tail).copied(), |byte| ring.push(byte));
-        SUFFIX.iter().for_each(|byte| ring.push(*byte));
+        ring.bytes.extend(PREFIX);
+        base64::encode(payload.iter().copied(), |byte| {
+            ring.bytes.push(byte);
+        });
+        ring.bytes.extend(SUFFIX);
         ring.commit(Kind::Record);
-        self.waiting = self.waiting.saturating_add(1);
-        true
+        Some(())
     }
 
     fn ring_mut(&mut self, origin: Origin) -> Option<&mut UnitRing> {
@@ -428,9 +393,23 @@ impl Console {
     }
 }
 
+/// Puts a line of the hypervisor's own into its ring, if there is room.
+fn write_own(own: &mut UnitRing, text: fmt::Arguments<'_>) -> Option<()> {
+    let needs = OWN_LINE.saturating_add(ring::HEADER);
+    own.bytes.room().checked_sub(needs)?;
+    own.begin();
+    // The last byte is the newline's.
+    let mut writer = OwnLine { ring: &mut own.bytes, left: OWN_LINE.saturating_sub(1) };
+    // A cut line is still a line.
+    let _cut = write!(writer, "{OWN_PREFIX}{text}");
+    own.bytes.push(b'\n');
+    own.commit(Kind::Line);
+    Some(())
+}
+
 /// A line of the hypervisor's own, while it is written.
 struct OwnLine<'a> {
-    ring: &'a mut UnitRing,
+    ring: &'a mut ByteRing,
     left: usize,
 }
 
@@ -442,36 +421,6 @@ impl fmt::Write for OwnLine<'_> {
             self.ring.push(if plain { byte } else { b'?' });
         }
         Ok(())
-    }
-}
-
-/// The numbers before the frame of a log record, as postcard writes them.
-#[derive(Debug, Default)]
-struct Head {
-    bytes: [u8; 32],
-    length: usize,
-}
-
-impl Head {
-    fn bytes(&self) -> &[u8] {
-        self.bytes.get(..self.length).unwrap_or_default()
-    }
-
-    fn push(&mut self, byte: u8) {
-        if let Some(slot) = self.bytes.get_mut(self.length) {
-            *slot = byte;
-            self.length = self.length.saturating_add(1);
-        }
-    }
-
-    /// Adds a number in LEB128: seven bits a byte, least first.
-    fn push_number(&mut self, number: u64) {
-        let mut rest = number;
-        while let (low, 1..) = (rest.to_le_bytes()[0], rest >> 7) {
-            self.push(low | 0x80);
-            rest >>= 7;
-        }
-        self.push(rest.to_le_bytes()[0]);
     }
 }
 

@@ -50,13 +50,7 @@ pub(super) struct Sanitiser {
 impl Sanitiser {
     /// The start of a stream.
     pub(super) const fn new() -> Sanitiser {
-        Sanitiser {
-            state: State::Ground,
-            held: [0; LONGEST],
-            length: 0,
-            columns: 0,
-            styled: false,
-        }
+        Sanitiser { state: State::Ground, held: [0; LONGEST], length: 0, columns: 0, styled: false }
     }
 
     /// The bytes that [`Output::Pending`] means.
@@ -84,9 +78,7 @@ impl Sanitiser {
                 self.styled = true;
                 self.finish(byte)
             }
-            State::Parameters if byte.is_ascii_digit() || byte == b';' => {
-                self.hold(byte, State::Parameters)
-            }
+            State::Parameters if byte.is_ascii_digit() || byte == b';' => self.hold(byte, State::Parameters),
             State::Character(bytes) if byte & 0xc0 == 0x80 => self.feed_character(byte, bytes),
             State::Escape | State::Parameters | State::Character(_) => {
                 self.state = State::Ground;

@@ -2,14 +2,16 @@
 
 use protocol::layout::limit;
 
-use super::input::InputQueue;
-use super::line::{LINE, Line};
-use super::ring::{HEADER, Kind, UnitRing};
+use super::ring::{ByteRing, HEADER, Kind, UnitRing};
 use super::sanitise::{LONGEST, Output, Sanitiser};
 use crate::addr::convert::index;
 
 /// Bytes that one VM's output can wait in.
 const RING: usize = 8192;
+/// Bytes of a line; a longer one is cut.
+const LINE: usize = 256;
+/// Bytes typed for a VM that wait at most; later ones are lost.
+const INPUT: usize = 256;
 /// Bytes of `[name] `.
 const PREFIX: usize = 34;
 const _: () = assert!(PREFIX == 31 + 3 && limit::NAME == 31);
@@ -21,14 +23,14 @@ const LONGEST_UNIT: usize = HEADER + PREFIX + LINE + RESET.len() + 1;
 /// One VM's console.
 #[derive(Debug)]
 pub(super) struct Stream {
-    prefix: [u8; PREFIX],
-    prefix_length: usize,
-    line: Line,
+    /// `[name] `.
+    pub(super) prefix: ByteRing,
+    line: ByteRing,
     /// Lines that were completed before it.
     lines: u64,
     sanitiser: Sanitiser,
     pub(super) ring: UnitRing,
-    pub(super) input: InputQueue,
+    pub(super) input: ByteRing,
     pub(super) is_live: bool,
 }
 
@@ -36,45 +38,34 @@ impl Stream {
     /// A console without a VM.
     pub(super) fn new() -> Stream {
         Stream {
-            prefix: [0; PREFIX],
-            prefix_length: 0,
-            line: Line::new(),
+            prefix: ByteRing::new(PREFIX),
+            line: ByteRing::new(LINE),
             lines: 0,
             sanitiser: Sanitiser::new(),
             ring: UnitRing::new(RING),
-            input: InputQueue::new(),
+            input: ByteRing::new(INPUT),
             is_live: false,
         }
     }
 
     /// Gives the console to a VM. Output of its predecessor still goes out.
     pub(super) fn open(&mut self, name: &str) {
-        let printable = |byte: u8| if byte.is_ascii_graphic() { byte } else { b'?' };
-        let name = name
-            .bytes()
-            .map(printable)
-            .take(index(u64::from(limit::NAME)));
-        let text = core::iter::once(b'[').chain(name).chain(*b"] ");
-        self.prefix_length = 0;
-        for (slot, byte) in self.prefix.iter_mut().zip(text) {
-            *slot = byte;
-            self.prefix_length = self.prefix_length.saturating_add(1);
+        self.prefix.clear();
+        self.prefix.push(b'[');
+        for byte in name.bytes().take(index(u64::from(limit::NAME))) {
+            self.prefix.push(if byte.is_ascii_graphic() { byte } else { b'?' });
         }
+        self.prefix.extend(b"] ");
         self.line.clear();
         self.sanitiser = Sanitiser::new();
-        self.input = InputQueue::new();
+        self.input.clear();
         self.is_live = true;
     }
 
     /// Takes the VM away, and lets its incomplete line out.
     pub(super) fn close(&mut self) -> bool {
         self.is_live = false;
-        !self.line.bytes().is_empty() && self.flush(0)
-    }
-
-    /// `[name] `.
-    pub(super) fn prefix(&self) -> &[u8] {
-        self.prefix.get(..self.prefix_length).unwrap_or_default()
+        !self.line.is_empty() && self.flush(0)
     }
 
     /// How many lines were completed: what names the incomplete one.
@@ -84,13 +75,11 @@ impl Stream {
 
     /// The incomplete line as it is shown, from a byte on; nothing when the line is empty.
     pub(super) fn partial_byte(&self, at: usize) -> Option<u8> {
-        if self.line.bytes().is_empty() {
+        if self.line.is_empty() {
             return None;
         }
-        match at.checked_sub(self.prefix_length) {
-            None => self.prefix.get(at).copied(),
-            Some(at) => self.line.bytes().get(at).copied(),
-        }
+        let after = at.checked_sub(self.prefix.length());
+        after.map_or_else(|| self.prefix.get(at), |at| self.line.get(at))
     }
 
     /// Takes bytes; how many were taken, and how many lines they completed.
@@ -115,7 +104,7 @@ impl Stream {
 
     /// Whether a unit of so many bytes may be added.
     pub(super) const fn has_room(&self, bytes: usize) -> bool {
-        self.ring.room() >= bytes.saturating_add(HEADER).saturating_add(LONGEST_UNIT)
+        self.ring.bytes.room() >= bytes.saturating_add(HEADER).saturating_add(LONGEST_UNIT)
     }
 
     fn put(&mut self, byte: u8) -> Put {
@@ -141,22 +130,17 @@ impl Stream {
 
     /// Makes the line a unit, if so many bytes stay free.
     fn flush(&mut self, reserve: usize) -> bool {
-        if self.ring.room() < reserve.saturating_add(LONGEST_UNIT) {
+        if self.ring.bytes.room() < reserve.saturating_add(LONGEST_UNIT) {
             return false;
         }
-        let prefix = self.prefix.get(..self.prefix_length).unwrap_or_default();
-        let reset = if self.sanitiser.is_styled() {
-            RESET
-        } else {
-            &[]
-        };
         self.ring.begin();
-        for byte in [prefix, self.line.bytes(), reset, b"\n"]
-            .into_iter()
-            .flatten()
-        {
-            self.ring.push(*byte);
+        for byte in self.prefix.iter().chain(self.line.iter()) {
+            self.ring.bytes.push(byte);
         }
+        if self.sanitiser.is_styled() {
+            self.ring.bytes.extend(RESET);
+        }
+        self.ring.bytes.push(b'\n');
         self.ring.commit(Kind::Line);
         self.line.clear();
         self.lines = self.lines.wrapping_add(1);

@@ -25,10 +25,7 @@ pub enum Notify {
 #[must_use]
 pub fn bit(port: Port) -> PortBit {
     let number = port.0 & limit::PORTS.wrapping_sub(1);
-    PortBit {
-        word: usize::try_from(number / u64::BITS).unwrap_or(0),
-        mask: 1_u64.wrapping_shl(number),
-    }
+    PortBit { word: usize::try_from(number / u64::BITS).unwrap_or(0), mask: 1_u64.wrapping_shl(number) }
 }
 
 /// What to do after the bit was set in a pending word that held `before`.
@@ -38,19 +35,12 @@ pub fn bit(port: Port) -> PortBit {
 #[must_use]
 pub const fn notify(bit: PortBit, before: u64, masked: u64, events_pending: u32) -> Notify {
     let told = before & bit.mask != 0 && events_pending != 0;
-    if masked & bit.mask != 0 || told {
-        Notify::Nothing
-    } else {
-        Notify::Wake
-    }
+    if masked & bit.mask != 0 || told { Notify::Nothing } else { Notify::Wake }
 }
 
 /// Whether an unmasked port is pending: `block` returns, and an upcall is due if events are
 /// unmasked and there is an entry for them.
 #[must_use]
 pub fn upcall_due(pending: &[u64; 4], masked: &[u64; 4]) -> bool {
-    pending
-        .iter()
-        .zip(masked)
-        .any(|(pending, masked)| pending & !masked != 0)
+    pending.iter().zip(masked).any(|(pending, masked)| pending & !masked != 0)
 }

@@ -144,9 +144,7 @@ impl PortTable {
             return Err(Status::NotFound);
         }
         let mut numbered = (0_u32..).zip(self.ports.iter_mut());
-        let (number, slot) = numbered
-            .find(|(_, slot)| slot.is_none())
-            .ok_or(Status::QuotaExceeded)?;
+        let (number, slot) = numbered.find(|(_, slot)| slot.is_none()).ok_or(Status::QuotaExceeded)?;
         *slot = Some(Binding { vcpu, source: None });
         Ok(Port(number))
     }
@@ -159,17 +157,10 @@ impl PortTable {
         let short = u32::try_from(number).map_err(|_| Status::InvalidArgument)?;
         let (source, exists) = match kind {
             EventSource::ConsoleInput => (Source::ConsoleInput, short == 0),
-            EventSource::Timer => (
-                Source::Timer(VcpuId(short)),
-                index(number) < self.timers.len(),
-            ),
+            EventSource::Timer => (Source::Timer(VcpuId(short)), index(number) < self.timers.len()),
             EventSource::Channel => (Source::Channel(short), index(number) < self.channels.len()),
         };
-        if exists {
-            Ok(source)
-        } else {
-            Err(Status::InvalidArgument)
-        }
+        if exists { Ok(source) } else { Err(Status::InvalidArgument) }
     }
 
     /// Ties a port to a source and a vCPU; what it was tied to before becomes free.
@@ -191,19 +182,8 @@ impl PortTable {
         if let Some(previous) = old.source.filter(|previous| *previous != source) {
             self.unbind(previous);
         }
-        self.set(
-            port,
-            Some(Binding {
-                vcpu,
-                source: Some(source),
-            }),
-        );
-        Ok(Rebind {
-            port,
-            moved_from: Some(old.vcpu).filter(|from| *from != vcpu),
-            vcpu,
-            raise,
-        })
+        self.set(port, Some(Binding { vcpu, source: Some(source) }));
+        Ok(Rebind { port, moved_from: Some(old.vcpu).filter(|from| *from != vcpu), vcpu, raise })
     }
 
     /// Resolves a send on an own port.
@@ -217,10 +197,7 @@ impl PortTable {
         {
             return Ok(Target::Peer(*end));
         }
-        Ok(Target::Own(Raise {
-            vcpu: binding.vcpu,
-            port,
-        }))
+        Ok(Target::Own(Raise { vcpu: binding.vcpu, port }))
     }
 
     /// Takes an event that the permit's subject sends over this VM's channel `channel`.
@@ -228,9 +205,7 @@ impl PortTable {
     /// # Errors
     /// `NotPermitted` when the permit is not for this, or the channel does not lead to the sender.
     pub fn deliver(&mut self, permit: Permit, channel: u32) -> Result<Option<Raise>, Status> {
-        let from_peer = self
-            .channel(channel)
-            .is_some_and(|(_, end)| end.peer == permit.subject());
+        let from_peer = self.channel(channel).is_some_and(|(_, end)| end.peer == permit.subject());
         if permit.operation() != Operation::EventSend || permit.object() != self.vm || !from_peer {
             return Err(Status::NotPermitted);
         }
@@ -245,10 +220,7 @@ impl PortTable {
             return None;
         };
         let binding = self.binding(port)?;
-        Some(Raise {
-            vcpu: binding.vcpu,
-            port,
-        })
+        Some(Raise { vcpu: binding.vcpu, port })
     }
 
     /// Frees a port and its source.
@@ -261,10 +233,7 @@ impl PortTable {
             self.unbind(source);
         }
         self.set(port, None);
-        Ok(Clear {
-            vcpu: binding.vcpu,
-            port,
-        })
+        Ok(Clear { vcpu: binding.vcpu, port })
     }
 
     fn has_vcpu(&self, vcpu: VcpuId) -> bool {

@@ -5,9 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use super::{
-    ChannelEnd, Clear, Notify, PortTable, Raise, Rebind, Source, Target, bit, notify, upcall_due,
-};
+use super::{ChannelEnd, Clear, Notify, PortTable, Raise, Rebind, Source, Target, bit, notify, upcall_due};
 use crate::policy::{Operation, Party, Permit, decide};
 use protocol::flags::EventSource;
 use protocol::label::Label;
@@ -21,18 +19,12 @@ const SECOND: VcpuId = VcpuId(1);
 
 /// A VM of two vCPUs with two channels to the same peer.
 fn table() -> PortTable {
-    let end = |peer_channel| ChannelEnd {
-        peer: PEER,
-        peer_channel,
-    };
+    let end = |peer_channel| ChannelEnd { peer: PEER, peer_channel };
     PortTable::new(OWN, 2, &[end(3), end(5)])
 }
 
 fn permit(operation: Operation, subject: VmId, object: VmId) -> Permit {
-    let party = |vm| Party {
-        vm,
-        label: Label::default(),
-    };
+    let party = |vm| Party { vm, label: Label::default() };
     decide(party(subject), operation, party(object)).unwrap()
 }
 
@@ -47,10 +39,7 @@ fn ports_end_at_the_quota_and_come_back_when_closed() {
         assert_eq!(table.alloc(FIRST), Ok(Port(number)));
     }
     assert_eq!(table.alloc(FIRST), Err(Status::QuotaExceeded));
-    let clear = Clear {
-        vcpu: FIRST,
-        port: Port(9),
-    };
+    let clear = Clear { vcpu: FIRST, port: Port(9) };
     assert_eq!(table.close(Port(9)), Ok(clear));
     assert_eq!(table.alloc(SECOND), Ok(Port(9)));
 }
@@ -73,11 +62,7 @@ fn a_vcpu_that_is_not_there_is_not_found() {
     let port = table.alloc(FIRST).unwrap();
     let bound = table.bind(port, Source::ConsoleInput, VcpuId(u32::MAX));
     assert_eq!(bound, Err(Status::NotFound));
-    assert_eq!(
-        table.happened(Source::ConsoleInput),
-        None,
-        "nothing was bound"
-    );
+    assert_eq!(table.happened(Source::ConsoleInput), None, "nothing was bound");
 }
 
 #[test]
@@ -130,12 +115,7 @@ fn a_port_that_is_bound_anew_moves_its_pending_state_and_frees_its_source() {
     let mut table = table();
     let port = table.alloc(FIRST).unwrap();
     let _bound = table.bind(port, Source::ConsoleInput, FIRST).unwrap();
-    let moved = Rebind {
-        port,
-        moved_from: Some(FIRST),
-        vcpu: SECOND,
-        raise: false,
-    };
+    let moved = Rebind { port, moved_from: Some(FIRST), vcpu: SECOND, raise: false };
     assert_eq!(table.bind(port, Source::Channel(1), SECOND), Ok(moved));
     let other = table.alloc(FIRST).unwrap();
     assert!(table.bind(other, Source::ConsoleInput, FIRST).is_ok());
@@ -158,10 +138,7 @@ fn a_send_goes_to_the_vm_itself_or_to_the_channels_other_end() {
     let port = table.alloc(SECOND).unwrap();
     assert_eq!(table.send(port), Ok(Target::Own(raise(SECOND, port))));
     let _bound = table.bind(port, Source::Channel(1), SECOND).unwrap();
-    let end = ChannelEnd {
-        peer: PEER,
-        peer_channel: 5,
-    };
+    let end = ChannelEnd { peer: PEER, peer_channel: 5 };
     assert_eq!(table.send(port), Ok(Target::Peer(end)));
     let _bound = table.bind(port, Source::ConsoleInput, SECOND).unwrap();
     assert_eq!(table.send(port), Ok(Target::Own(raise(SECOND, port))));
@@ -204,15 +181,9 @@ fn a_reset_table_is_as_new() {
 
 #[test]
 fn every_port_has_a_bit_of_its_own() {
-    let all: BTreeSet<_> = (0..limit::PORTS)
-        .map(|port| bit(Port(port)))
-        .map(|bit| (bit.word, bit.mask))
-        .collect();
+    let all: BTreeSet<_> = (0..limit::PORTS).map(|port| bit(Port(port))).map(|bit| (bit.word, bit.mask)).collect();
     assert_eq!(all.len(), 256);
-    assert!(
-        all.iter()
-            .all(|(word, mask)| *word < 4 && mask.count_ones() == 1)
-    );
+    assert!(all.iter().all(|(word, mask)| *word < 4 && mask.count_ones() == 1));
     assert_eq!((bit(Port(65)).word, bit(Port(65)).mask), (1, 2));
 }
 
@@ -231,10 +202,7 @@ fn a_vcpu_is_told_unless_the_port_is_masked_or_it_knows() {
 fn an_upcall_is_due_for_any_pending_port_that_is_not_masked() {
     assert!(!upcall_due(&[0; 4], &[0; 4]));
     assert!(!upcall_due(&[0, 0, 6, 0], &[0, 0, 7, 0]));
-    assert!(upcall_due(
-        &[0, 0, 0, 1 << 63],
-        &[u64::MAX, u64::MAX, u64::MAX, 0]
-    ));
+    assert!(upcall_due(&[0, 0, 0, 1 << 63], &[u64::MAX, u64::MAX, u64::MAX, 0]));
 }
 
 #[derive(Debug, Clone)]
@@ -252,11 +220,7 @@ fn step() -> impl Strategy<Value = Step> {
     let vcpu = || (0..2_u32).prop_map(VcpuId);
     let port = || (0..5_u32).prop_map(Port);
     let source = || {
-        prop_oneof![
-            Just(Source::ConsoleInput),
-            vcpu().prop_map(Source::Timer),
-            (0..2_u32).prop_map(Source::Channel),
-        ]
+        prop_oneof![Just(Source::ConsoleInput), vcpu().prop_map(Source::Timer), (0..2_u32).prop_map(Source::Channel),]
     };
     prop_oneof![
         vcpu().prop_map(Step::Alloc),
@@ -318,10 +282,7 @@ impl Model {
                 if let Some(raise) = table.happened(source) {
                     pages.raise(raise);
                 }
-                let holder = self
-                    .ports
-                    .values_mut()
-                    .find(|(_, own, _)| *own == Some(source));
+                let holder = self.ports.values_mut().find(|(_, own, _)| *own == Some(source));
                 match holder {
                     Some((_, _, news)) => *news = true,
                     None => {
@@ -355,18 +316,8 @@ impl Model {
         }
     }
 
-    fn bind(
-        &mut self,
-        port: Port,
-        source: Source,
-        vcpu: VcpuId,
-        table: &mut PortTable,
-        pages: &mut Pages,
-    ) {
-        let holder = self
-            .ports
-            .iter()
-            .find(|(_, (_, own, _))| *own == Some(source));
+    fn bind(&mut self, port: Port, source: Source, vcpu: VcpuId, table: &mut PortTable, pages: &mut Pages) {
+        let holder = self.ports.iter().find(|(_, (_, own, _))| *own == Some(source));
         let busy = holder.is_some_and(|(other, _)| *other != port);
         let answer = table.bind(port, source, vcpu);
         let Some(slot) = self.ports.get_mut(&port) else {

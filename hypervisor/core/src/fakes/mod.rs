@@ -66,9 +66,7 @@ impl FakeMemory {
     /// Whether a frame is all zero.
     #[must_use]
     pub fn is_clear(&self, frame: Mfn) -> bool {
-        self.frames.borrow()[index(frame.0)]
-            .iter()
-            .all(|byte| *byte == 0)
+        self.frames.borrow()[index(frame.0)].iter().all(|byte| *byte == 0)
     }
 }
 
@@ -82,12 +80,7 @@ impl TableMemory for FakeMemory {
     fn store(&self, table: Mfn, word: usize, entry: ValidEntry) {
         let old = self.load(table, word);
         self.write(table, word * 8, &entry.bits().to_le_bytes());
-        self.stores.borrow_mut().push(Store {
-            table,
-            index: word,
-            old,
-            new: entry.bits(),
-        });
+        self.stores.borrow_mut().push(Store { table, index: word, old, new: entry.bits() });
     }
 
     fn clear(&self, frame: Mfn) {

@@ -76,11 +76,7 @@ impl Topology {
     /// How a line of the ISA bus reaches the controllers.
     #[must_use]
     pub fn isa_line(&self, line: u8) -> Line {
-        let plain = Line {
-            interrupt: u32::from(line),
-            is_level: false,
-            is_active_low: false,
-        };
+        let plain = Line { interrupt: u32::from(line), is_level: false, is_active_low: false };
         self.isa.get(usize::from(line)).copied().unwrap_or(plain)
     }
 
@@ -89,10 +85,7 @@ impl Topology {
     #[must_use]
     pub fn controller_of(&self, interrupt: u32) -> Option<(IoApic, u32)> {
         let below = |controller: &IoApic| controller.first_interrupt <= interrupt;
-        let nearest = self
-            .io_apics()
-            .filter(below)
-            .max_by_key(|known| known.first_interrupt)?;
+        let nearest = self.io_apics().filter(below).max_by_key(|known| known.first_interrupt)?;
         Some((nearest, interrupt.saturating_sub(nearest.first_interrupt)))
     }
 
@@ -126,9 +119,7 @@ pub fn parse(memory: &dyn Physical, rsdp: Phys) -> Result<Topology, FirmwareErro
     // Each step reads an entry within the table, so the loop ends.
     while let Some(address) = root.entry(offset) {
         offset = offset.saturating_add(root.entry_size);
-        let is_madt = memory
-            .bytes(address, 4)
-            .is_some_and(|name| name.starts_with(b"APIC"));
+        let is_madt = memory.bytes(address, 4).is_some_and(|name| name.starts_with(b"APIC"));
         if is_madt {
             return read_madt(table(memory, address, "MADT")?);
         }
@@ -146,10 +137,7 @@ impl Root<'_> {
     fn entry(&self, offset: usize) -> Option<Phys> {
         match self.entry_size {
             8 => self.fields.u64(offset).map(Phys),
-            _ => self
-                .fields
-                .u32(offset)
-                .map(|address| Phys(u64::from(address))),
+            _ => self.fields.u32(offset).map(|address| Phys(u64::from(address))),
         }
     }
 }
@@ -174,28 +162,18 @@ fn root_table(memory: &dyn Physical, rsdp: Phys) -> Result<Root<'_>, FirmwareErr
         let long_root = Fields(new).u64(24).ok_or(TRUNCATED)?;
         if long_root != 0 {
             let fields = Fields(table(memory, Phys(long_root), "XSDT")?);
-            return Ok(Root {
-                fields,
-                entry_size: 8,
-            });
+            return Ok(Root { fields, entry_size: 8 });
         }
     }
     let fields = Fields(table(memory, Phys(short_root), "RSDT")?);
-    Ok(Root {
-        fields,
-        entry_size: 4,
-    })
+    Ok(Root { fields, entry_size: 4 })
 }
 
 /// A whole table.
 ///
 /// # Errors
 /// When it is cut short or its checksum is wrong.
-fn table<'a>(
-    memory: &'a dyn Physical,
-    start: Phys,
-    name: &'static str,
-) -> Result<&'a [u8], FirmwareError> {
+fn table<'a>(memory: &'a dyn Physical, start: Phys, name: &'static str) -> Result<&'a [u8], FirmwareError> {
     let header = Fields(read(memory, start, 8, name)?);
     let length = header.u32(4).ok_or(FirmwareError::Truncated(name))?;
     if length > MAX_TABLE {
@@ -273,10 +251,7 @@ fn read_entry(kind: u8, entry: Fields<'_>, topology: &mut Topology) -> Option<()
         }
         entry::IO_APIC => {
             let address = Phys(u64::from(entry.u32(4)?));
-            topology.add_io_apic(IoApic {
-                address,
-                first_interrupt: entry.u32(8)?,
-            });
+            topology.add_io_apic(IoApic { address, first_interrupt: entry.u32(8)? });
         }
         entry::OVERRIDE => {
             let line = line_of(entry.u32(4)?, entry.u16(8)?);
@@ -291,9 +266,5 @@ fn read_entry(kind: u8, entry: Fields<'_>, topology: &mut Topology) -> Option<()
 
 /// The bus's default is edge-triggered and active high.
 fn line_of(interrupt: u32, flags: u16) -> Line {
-    Line {
-        interrupt,
-        is_level: (flags >> 2) & 3 == 3,
-        is_active_low: flags & 3 == 3,
-    }
+    Line { interrupt, is_level: (flags >> 2) & 3 == 3, is_active_low: flags & 3 == 3 }
 }

@@ -51,11 +51,7 @@ pub struct Region {
 }
 
 impl Region {
-    const EMPTY: Region = Region {
-        start: Phys(0),
-        length: 0,
-        kind: RegionKind::Reserved,
-    };
+    const EMPTY: Region = Region { start: Phys(0), length: 0, kind: RegionKind::Reserved };
 
     /// The address after the last byte.
     #[must_use]
@@ -73,10 +69,7 @@ pub struct Text<const N: usize> {
 
 impl<const N: usize> Text<N> {
     /// No text.
-    pub const EMPTY: Text<N> = Text {
-        bytes: [0; N],
-        length: 0,
-    };
+    pub const EMPTY: Text<N> = Text { bytes: [0; N], length: 0 };
 
     /// Copies a text up to its first zero byte.
     #[must_use]
@@ -146,26 +139,16 @@ impl BootData {
     pub fn free_low_page(&self) -> Option<Phys> {
         const PAGES: core::ops::Range<u64> = 1..160;
         let is_usable = |page: &Region| {
-            let mut usable = self
-                .regions()
-                .iter()
-                .filter(|region| region.kind == RegionKind::Usable);
+            let mut usable = self.regions().iter().filter(|region| region.kind == RegionKind::Usable);
             usable.any(|region| region.start <= page.start && page.end() <= region.end())
         };
         let is_taken = |page: &Region| {
-            let reserved = self
-                .regions()
-                .iter()
-                .filter(|region| region.kind == RegionKind::Reserved);
+            let reserved = self.regions().iter().filter(|region| region.kind == RegionKind::Reserved);
             let mut others = reserved.chain(self.module.as_ref());
             others.any(|region| region.start < page.end() && page.start < region.end())
         };
         PAGES
-            .map(|number| Region {
-                start: Phys(number << 12),
-                length: PAGE_SIZE,
-                kind: RegionKind::Usable,
-            })
+            .map(|number| Region { start: Phys(number << 12), length: PAGE_SIZE, kind: RegionKind::Usable })
             .find(|page| is_usable(page) && !is_taken(page))
             .map(|page| page.start)
     }
@@ -178,11 +161,7 @@ impl BootData {
         }
         match self.regions.get_mut(self.region_count) {
             Some(slot) => {
-                *slot = Region {
-                    start: Phys(start),
-                    length,
-                    kind,
-                };
+                *slot = Region { start: Phys(start), length, kind };
                 self.region_count = self.region_count.saturating_add(1);
             }
             None => self.regions_lost = self.regions_lost.saturating_add(1),
@@ -190,11 +169,7 @@ impl BootData {
     }
 
     fn kind(code: u32) -> RegionKind {
-        if code == 1 {
-            RegionKind::Usable
-        } else {
-            RegionKind::Reserved
-        }
+        if code == 1 { RegionKind::Usable } else { RegionKind::Reserved }
     }
 
     /// Checks what every boot must have told.
@@ -202,11 +177,7 @@ impl BootData {
     /// # Errors
     /// When there is no usable memory.
     fn checked(self) -> Result<BootData, FirmwareError> {
-        if self
-            .regions()
-            .iter()
-            .any(|region| region.kind == RegionKind::Usable)
-        {
+        if self.regions().iter().any(|region| region.kind == RegionKind::Usable) {
             Ok(self)
         } else {
             Err(FirmwareError::NoMemoryMap)
@@ -273,18 +244,9 @@ impl Fields<'_> {
 ///
 /// # Errors
 /// When they cannot be reached; names what they should have been.
-fn read<'a>(
-    memory: &'a dyn Physical,
-    start: Phys,
-    length: u64,
-    what: &'static str,
-) -> Result<&'a [u8], FirmwareError> {
-    let bytes = memory
-        .bytes(start, length)
-        .ok_or(FirmwareError::Truncated(what))?;
-    bytes
-        .get(..index(length))
-        .ok_or(FirmwareError::Truncated(what))
+fn read<'a>(memory: &'a dyn Physical, start: Phys, length: u64, what: &'static str) -> Result<&'a [u8], FirmwareError> {
+    let bytes = memory.bytes(start, length).ok_or(FirmwareError::Truncated(what))?;
+    bytes.get(..index(length)).ok_or(FirmwareError::Truncated(what))
 }
 
 /// As many bytes of a text as can be read, at most `N`. Texts carry no length, and may lie near the

@@ -55,12 +55,7 @@ pub fn parse(memory: &dyn Physical, start: Phys) -> Result<BootData, FirmwareErr
 ///
 /// # Errors
 /// When the tag is cut short.
-fn read_tag(
-    kind: u32,
-    content: Fields<'_>,
-    position: Phys,
-    data: &mut BootData,
-) -> Result<(), FirmwareError> {
+fn read_tag(kind: u32, content: Fields<'_>, position: Phys, data: &mut BootData) -> Result<(), FirmwareError> {
     match kind {
         tag::COMMAND_LINE => data.command_line = Text::new(content.0),
         tag::LOADER => data.loader = Text::new(content.0),
@@ -68,11 +63,7 @@ fn read_tag(
             let start = u64::from(content.u32(0).ok_or(TRUNCATED)?);
             let end = u64::from(content.u32(4).ok_or(TRUNCATED)?);
             let length = end.saturating_sub(start);
-            data.module = Some(Region {
-                start: Phys(start),
-                length,
-                kind: RegionKind::Reserved,
-            });
+            data.module = Some(Region { start: Phys(start), length, kind: RegionKind::Reserved });
         }
         tag::MEMORY_MAP => read_map(content, data)?,
         // The tag holds a copy of the root pointer. The newer one is preferred.
@@ -92,20 +83,11 @@ fn read_map(content: Fields<'_>, data: &mut BootData) -> Result<(), FirmwareErro
     if stride < MAP_ENTRY {
         return Err(TRUNCATED);
     }
-    for entry in content
-        .0
-        .get(HEADER..)
-        .unwrap_or_default()
-        .chunks_exact(stride)
-    {
+    for entry in content.0.get(HEADER..).unwrap_or_default().chunks_exact(stride) {
         let entry = Fields(entry);
         let start = entry.u64(0).ok_or(TRUNCATED)?;
         let length = entry.u64(8).ok_or(TRUNCATED)?;
-        data.add_region(
-            start,
-            length,
-            BootData::kind(entry.u32(16).ok_or(TRUNCATED)?),
-        );
+        data.add_region(start, length, BootData::kind(entry.u32(16).ok_or(TRUNCATED)?));
     }
     Ok(())
 }

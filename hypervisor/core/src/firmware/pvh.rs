@@ -42,18 +42,10 @@ pub fn parse(memory: &dyn Physical, start: Phys) -> Result<BootData, FirmwareErr
         let entry = Fields(read(memory, Phys(modules), MODULE_SIZE, "PVH module list")?);
         let start = Phys(entry.u64(0).ok_or(TRUNCATED)?);
         let length = entry.u64(8).ok_or(TRUNCATED)?;
-        data.module = Some(Region {
-            start,
-            length,
-            kind: RegionKind::Reserved,
-        });
+        data.module = Some(Region { start, length, kind: RegionKind::Reserved });
     }
     if version >= 1 {
-        read_map(
-            memory,
-            Fields(read(memory, start, SIZE_1, NAME)?),
-            &mut data,
-        )?;
+        read_map(memory, Fields(read(memory, start, SIZE_1, NAME)?), &mut data)?;
     }
     data.checked()
 }
@@ -62,11 +54,7 @@ pub fn parse(memory: &dyn Physical, start: Phys) -> Result<BootData, FirmwareErr
 ///
 /// # Errors
 /// When the map cannot be reached.
-fn read_map(
-    memory: &dyn Physical,
-    header: Fields<'_>,
-    data: &mut BootData,
-) -> Result<(), FirmwareError> {
+fn read_map(memory: &dyn Physical, header: Fields<'_>, data: &mut BootData) -> Result<(), FirmwareError> {
     let mut next = header.u64(40).ok_or(TRUNCATED)?;
     let count = header.u32(48).ok_or(TRUNCATED)?;
     for _ in 0..count.min(MAX_ENTRIES) {

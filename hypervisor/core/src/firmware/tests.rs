@@ -9,8 +9,8 @@
 use proptest::prelude::*;
 
 use super::{
-    BootData, FirmwareError, IoApic, MAX_COMMAND_LINE, MAX_REGIONS, Physical, Region, RegionKind,
-    Text, acpi, multiboot2, pvh,
+    BootData, FirmwareError, IoApic, MAX_COMMAND_LINE, MAX_REGIONS, Physical, Region, RegionKind, Text, acpi,
+    multiboot2, pvh,
 };
 use crate::addr::convert::index;
 use crate::addr::{MAX_CPUS, Phys};
@@ -20,8 +20,7 @@ struct Memory(Vec<u8>);
 
 impl Physical for Memory {
     fn bytes(&self, start: Phys, length: u64) -> Option<&[u8]> {
-        self.0
-            .get(index(start.0)..index(start.0.checked_add(length)?))
+        self.0.get(index(start.0)..index(start.0.checked_add(length)?))
     }
 }
 
@@ -45,9 +44,7 @@ impl Memory {
     /// Corrects the sum of a structure by the byte at `at`.
     fn seal(&mut self, structure: std::ops::Range<usize>, at: usize) {
         self.0[at] = 0;
-        let sum = self.0[structure]
-            .iter()
-            .fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
+        let sum = self.0[structure].iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
         self.0[at] = sum.wrapping_neg();
     }
 }
@@ -68,13 +65,8 @@ fn pvh_memory() -> Memory {
     memory.put_u64(0x1103, 0x80_0000);
     memory.put_u64(0x1103 + 8, 12_345);
     memory.put(0x1205, b"quiet console=com1\0garbage");
-    for (number, (start, length, kind)) in [
-        (0, 0x9_fc00, 1),
-        (0x9_fc00, 0x400, 2),
-        (0x10_0000, 0x700_0000, 1),
-    ]
-    .into_iter()
-    .enumerate()
+    for (number, (start, length, kind)) in
+        [(0, 0x9_fc00, 1), (0x9_fc00, 0x400, 2), (0x10_0000, 0x700_0000, 1)].into_iter().enumerate()
     {
         let at = 0x1307 + 24 * number;
         memory.put_u64(at, start);
@@ -85,11 +77,7 @@ fn pvh_memory() -> Memory {
 }
 
 fn region(start: u64, length: u64, kind: RegionKind) -> Region {
-    Region {
-        start: Phys(start),
-        length,
-        kind,
-    }
+    Region { start: Phys(start), length, kind }
 }
 
 fn parse_pvh(memory: &Memory) -> Result<BootData, FirmwareError> {
@@ -102,10 +90,7 @@ fn pvh_start_information_is_read_wherever_it_lies() {
     assert_eq!(data.command_line.as_str(), "quiet console=com1");
     assert_eq!(data.loader.as_str(), "PVH");
     assert_eq!(data.rsdp, Some(Phys(0xf59e0)));
-    assert_eq!(
-        data.module,
-        Some(region(0x80_0000, 12_345, RegionKind::Reserved))
-    );
+    assert_eq!(data.module, Some(region(0x80_0000, 12_345, RegionKind::Reserved)));
     assert_eq!(
         data.regions(),
         [
@@ -124,17 +109,11 @@ fn damaged_pvh_start_information_is_refused() {
 
     let mut memory = pvh_memory();
     memory.put_u64(PVH_AT + 16, u64::MAX - 3);
-    assert_eq!(
-        parse_pvh(&memory),
-        Err(FirmwareError::Truncated("PVH module list"))
-    );
+    assert_eq!(parse_pvh(&memory), Err(FirmwareError::Truncated("PVH module list")));
 
     let mut memory = pvh_memory();
     memory.put_u32(PVH_AT + 48, u32::MAX);
-    assert_eq!(
-        parse_pvh(&memory),
-        Err(FirmwareError::Truncated("PVH memory map"))
-    );
+    assert_eq!(parse_pvh(&memory), Err(FirmwareError::Truncated("PVH memory map")));
 
     let mut memory = pvh_memory();
     memory.put_u32(PVH_AT + 4, 0);
@@ -187,10 +166,7 @@ fn texts_are_cut_at_what_does_not_fit_and_at_bad_bytes() {
     let mut memory = pvh_memory();
     memory.put_u64(PVH_AT + 24, 0x3ff0);
     memory.put(0x3ff0, b"near the end");
-    assert_eq!(
-        parse_pvh(&memory).unwrap().command_line.as_str(),
-        "near the end"
-    );
+    assert_eq!(parse_pvh(&memory).unwrap().command_line.as_str(), "near the end");
     assert_eq!(MAX_COMMAND_LINE, 1024);
 }
 
@@ -249,34 +225,20 @@ fn multiboot2_tags_are_read_and_unknown_ones_skipped() {
     .unwrap();
     assert_eq!(data.command_line.as_str(), "one two");
     assert_eq!(data.loader.as_str(), "GRUB");
-    assert_eq!(
-        data.module,
-        Some(region(0x20_0000, 0x1234, RegionKind::Reserved))
-    );
+    assert_eq!(data.module, Some(region(0x20_0000, 0x1234, RegionKind::Reserved)));
     let kinds: Vec<RegionKind> = data.regions().iter().map(|region| region.kind).collect();
     assert_eq!(kinds, [RegionKind::Usable, RegionKind::Reserved]);
     // 8 of the header, tags of 16, 16, 16, 24, 24, 80 and 32 bytes, and the header of the last.
-    assert_eq!(
-        data.rsdp,
-        Some(Phys(
-            MULTIBOOT_AT as u64 + 8 + 16 + 16 + 16 + 24 + 24 + 80 + 32 + 8
-        ))
-    );
+    assert_eq!(data.rsdp, Some(Phys(MULTIBOOT_AT as u64 + 8 + 16 + 16 + 16 + 24 + 24 + 80 + 32 + 8)));
 }
 
 #[test]
 fn the_old_root_pointer_does_not_replace_the_new_one() {
     let map = map_tag(24, &[(0, 0x1000, 1)]);
     let both = [(15, vec![0; 36]), (14, vec![0; 20]), map.clone()];
-    assert_eq!(
-        parse_multiboot(&both).unwrap().rsdp,
-        Some(Phys(MULTIBOOT_AT as u64 + 16))
-    );
+    assert_eq!(parse_multiboot(&both).unwrap().rsdp, Some(Phys(MULTIBOOT_AT as u64 + 16)));
     let old = [(14, vec![0; 20]), map];
-    assert_eq!(
-        parse_multiboot(&old).unwrap().rsdp,
-        Some(Phys(MULTIBOOT_AT as u64 + 16))
-    );
+    assert_eq!(parse_multiboot(&old).unwrap().rsdp, Some(Phys(MULTIBOOT_AT as u64 + 16)));
 }
 
 #[test]
@@ -289,17 +251,11 @@ fn damaged_multiboot2_information_is_refused() {
     for length in [0, 7, u32::MAX] {
         let mut memory = multiboot_memory(&[(1, b"x\0".to_vec())]);
         memory.put_u32(MULTIBOOT_AT + 12, length);
-        assert_eq!(
-            multiboot2::parse(&memory, Phys(MULTIBOOT_AT as u64)),
-            truncated
-        );
+        assert_eq!(multiboot2::parse(&memory, Phys(MULTIBOOT_AT as u64)), truncated);
     }
     let mut memory = multiboot_memory(&[map_tag(24, &[(0, 4096, 1)])]);
     memory.put_u32(MULTIBOOT_AT, 40);
-    assert_eq!(
-        multiboot2::parse(&memory, Phys(MULTIBOOT_AT as u64)),
-        truncated
-    );
+    assert_eq!(multiboot2::parse(&memory, Phys(MULTIBOOT_AT as u64)), truncated);
 }
 
 const RSDP_AT: usize = 0x101;
@@ -397,14 +353,8 @@ fn isa_lines_follow_their_overrides_to_the_nearest_controller() {
     let nine = topology.isa_line(9);
     assert!(nine.is_level && nine.is_active_low);
     assert!(!topology.isa_line(4).is_level && !topology.isa_line(4).is_active_low);
-    let first = IoApic {
-        address: Phys(0xfec0_0000),
-        first_interrupt: 0,
-    };
-    let second = IoApic {
-        address: Phys(0xfec0_1000),
-        first_interrupt: 24,
-    };
+    let first = IoApic { address: Phys(0xfec0_0000), first_interrupt: 0 };
+    let second = IoApic { address: Phys(0xfec0_1000), first_interrupt: 24 };
     assert_eq!(topology.controller_of(4), Some((first, 4)));
     assert_eq!(topology.controller_of(23), Some((first, 23)));
     assert_eq!(topology.controller_of(25), Some((second, 1)));
@@ -429,22 +379,13 @@ fn damaged_acpi_tables_are_refused_by_name() {
     let good = || acpi_memory(&[cpu_entry(0, 1)]);
     let mut memory = good();
     memory.0[RSDP_AT] = b'X';
-    assert_eq!(
-        parse_acpi(&memory),
-        Err(FirmwareError::NoTable("ACPI root pointer (RSDP)"))
-    );
+    assert_eq!(parse_acpi(&memory), Err(FirmwareError::NoTable("ACPI root pointer (RSDP)")));
     let mut memory = good();
     memory.0[RSDP_AT + 9] ^= 1;
-    assert_eq!(
-        parse_acpi(&memory),
-        Err(FirmwareError::BadChecksum("ACPI root pointer (RSDP)"))
-    );
+    assert_eq!(parse_acpi(&memory), Err(FirmwareError::BadChecksum("ACPI root pointer (RSDP)")));
     let mut memory = good();
     memory.0[RSDP_AT + 33] ^= 1;
-    assert_eq!(
-        parse_acpi(&memory),
-        Err(FirmwareError::BadChecksum("ACPI root pointer (RSDP)"))
-    );
+    assert_eq!(parse_acpi(&memory), Err(FirmwareError::BadChecksum("ACPI root pointer (RSDP)")));
     let mut memory = good();
     memory.0[XSDT_AT + 10] ^= 1;
     assert_eq!(parse_acpi(&memory), Err(FirmwareError::BadChecksum("XSDT")));
@@ -456,22 +397,9 @@ fn damaged_acpi_tables_are_refused_by_name() {
     assert_eq!(parse_acpi(&memory), Err(FirmwareError::Truncated("MADT")));
     let mut memory = good();
     memory.0[MADT_AT] = b'X';
-    assert!(matches!(
-        parse_acpi(&memory),
-        Err(FirmwareError::NoTable(_))
-    ));
-    for bad in [
-        vec![0, 0],
-        vec![0, 1],
-        vec![0, 9, 0, 0],
-        vec![0, 3, 0],
-        vec![1, 4, 0, 0],
-        vec![2, 5, 0, 0, 0],
-    ] {
-        assert_eq!(
-            parse_acpi(&acpi_memory(&[bad])),
-            Err(FirmwareError::Truncated("MADT"))
-        );
+    assert!(matches!(parse_acpi(&memory), Err(FirmwareError::NoTable(_))));
+    for bad in [vec![0, 0], vec![0, 1], vec![0, 9, 0, 0], vec![0, 3, 0], vec![1, 4, 0, 0], vec![2, 5, 0, 0, 0]] {
+        assert_eq!(parse_acpi(&acpi_memory(&[bad])), Err(FirmwareError::Truncated("MADT")));
     }
 }
 

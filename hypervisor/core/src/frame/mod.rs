@@ -63,10 +63,7 @@ impl<'a> FrameTable<'a> {
     /// A table over records that are all zero: every frame is reserved.
     #[must_use]
     pub const fn new(records: &'a [AtomicU64]) -> FrameTable<'a> {
-        FrameTable {
-            records,
-            rover: AtomicUsize::new(1),
-        }
+        FrameTable { records, rover: AtomicUsize::new(1) }
     }
 
     /// Frames that the table covers.
@@ -106,13 +103,7 @@ impl<'a> FrameTable<'a> {
     ///
     /// # Errors
     /// [`Refused::OutOfMemory`]; then nothing was taken.
-    pub fn claim_run_from(
-        &self,
-        from: Use,
-        usage: Use,
-        count: u64,
-        alignment: u64,
-    ) -> Result<Mfn, Refused> {
+    pub fn claim_run_from(&self, from: Use, usage: Use, count: u64, alignment: u64) -> Result<Mfn, Refused> {
         let start = match alignment {
             0 | 1 => self.rover.load(Ordering::Relaxed),
             _ => 1,
@@ -130,13 +121,7 @@ impl<'a> FrameTable<'a> {
     }
 
     /// Searches from frame `start` on.
-    fn claim_behind(
-        &self,
-        start: u64,
-        (from, usage): (Use, Use),
-        count: u64,
-        alignment: u64,
-    ) -> Option<u64> {
+    fn claim_behind(&self, start: u64, (from, usage): (Use, Use), count: u64, alignment: u64) -> Option<u64> {
         let mut candidate = start.checked_next_multiple_of(alignment.max(1))?;
         while candidate.checked_add(count)? <= self.frames() {
             match self.last_not(from, candidate, count) {
@@ -144,9 +129,7 @@ impl<'a> FrameTable<'a> {
                 // Another CPU was faster: look again behind it.
                 None => candidate = candidate.checked_add(alignment.max(1))?,
                 Some(obstacle) => {
-                    candidate = obstacle
-                        .checked_add(1)?
-                        .checked_next_multiple_of(alignment.max(1))?;
+                    candidate = obstacle.checked_add(1)?.checked_next_multiple_of(alignment.max(1))?;
                 }
             }
         }
@@ -155,24 +138,15 @@ impl<'a> FrameTable<'a> {
 
     /// The last frame of a run whose use is not `from`.
     fn last_not(&self, from: Use, start: u64, count: u64) -> Option<u64> {
-        let records = self
-            .records
-            .get(index(start)..index(start.wrapping_add(count)))?;
+        let records = self.records.get(index(start)..index(start.wrapping_add(count)))?;
         let wanted = Record::of(from).0;
-        let position = records
-            .iter()
-            .rposition(|record| record.load(Ordering::Relaxed) != wanted)?;
+        let position = records.iter().rposition(|record| record.load(Ordering::Relaxed) != wanted)?;
         Some(start.wrapping_add(wide(position)))
     }
 
     /// Takes a whole run, or nothing when another CPU takes one of its frames first.
     fn claim_all(&self, from: Use, usage: Use, start: u64, count: u64) -> bool {
-        let numbered = |offset: u64| {
-            Record::of(Use {
-                number: usage.number.wrapping_add(offset),
-                ..usage
-            })
-        };
+        let numbered = |offset: u64| Record::of(Use { number: usage.number.wrapping_add(offset), ..usage });
         for offset in 0..count {
             let frame = Mfn(start.wrapping_add(offset));
             if !self.exchange(frame, Record::of(from), numbered(offset)) {
@@ -265,9 +239,7 @@ impl<'a> FrameTable<'a> {
     #[must_use]
     pub fn references(&self, frame: Mfn, owner: Owner, kind: Kind) -> Option<u64> {
         let record = self.record(frame).ok()?;
-        record
-            .is(Class::new(owner, kind))
-            .then(|| record.references())
+        record.is(Class::new(owner, kind)).then(|| record.references())
     }
 
     /// Frees those of the next `count` frames from `from` on that are kept for `owner`. Where to go
@@ -322,8 +294,7 @@ impl<'a> FrameTable<'a> {
 /// The one place that changes a record.
 #[inline(always)]
 fn exchange(slot: &AtomicU64, from: Record, to: Record) -> bool {
-    slot.compare_exchange(from.0, to.0, Ordering::AcqRel, Ordering::Acquire)
-        .is_ok()
+    slot.compare_exchange(from.0, to.0, Ordering::AcqRel, Ordering::Acquire).is_ok()
 }
 
 /// A start index as a frame number, never 0.

@@ -17,11 +17,7 @@ const KIND_SHIFT: u32 = OWNER_SHIFT + OWNER_BITS;
 
 /// The most references that a frame can have; one more is refused. Small in unit tests, so that
 /// they reach it.
-pub const MAX_REFERENCES: u64 = if cfg!(test) {
-    255
-} else {
-    (1 << REFERENCE_BITS) - 1
-};
+pub const MAX_REFERENCES: u64 = if cfg!(test) { 255 } else { (1 << REFERENCE_BITS) - 1 };
 /// One above the greatest number of a frame, and so the most frames of a VM or a machine.
 pub const NUMBER_END: u64 = 1 << NUMBER_BITS;
 
@@ -117,11 +113,7 @@ impl Use {
     /// A use whose kind gives its number no meaning.
     #[must_use]
     pub const fn new(owner: Owner, kind: Kind) -> Use {
-        Use {
-            owner,
-            kind,
-            number: 0,
-        }
+        Use { owner, kind, number: 0 }
     }
 }
 

@@ -8,11 +8,7 @@ const DATA: Class = Class::new(VM, Kind::Data);
 const OTHER: Owner = Owner::Vm(VmId(6));
 
 fn data(number: u64) -> Use {
-    Use {
-        owner: VM,
-        kind: Kind::Data,
-        number,
-    }
+    Use { owner: VM, kind: Kind::Data, number }
 }
 
 #[test]
@@ -57,19 +53,10 @@ fn an_impossible_run_is_refused_and_takes_nothing() {
     let records = records(8);
     let table = free_table(&records);
     for count in [8, u64::MAX, u64::MAX - 1] {
-        assert_eq!(
-            table.claim_run(data(0), count, 1),
-            Err(Refused::OutOfMemory)
-        );
-        assert_eq!(
-            table.claim_run(data(0), count, 512),
-            Err(Refused::OutOfMemory)
-        );
+        assert_eq!(table.claim_run(data(0), count, 1), Err(Refused::OutOfMemory));
+        assert_eq!(table.claim_run(data(0), count, 512), Err(Refused::OutOfMemory));
     }
-    assert_eq!(
-        table.claim_run(data(0), 1, u64::MAX),
-        Err(Refused::OutOfMemory)
-    );
+    assert_eq!(table.claim_run(data(0), 1, u64::MAX), Err(Refused::OutOfMemory));
     assert_eq!(table.free_frames(), 7);
 }
 
@@ -82,10 +69,7 @@ fn a_count_is_full_at_its_limit_and_never_wraps() {
         table.add_reference(frame, DATA).unwrap();
     }
     assert_eq!(table.add_reference(frame, DATA), Err(Refused::Full));
-    assert_eq!(
-        table.references(frame, VM, Kind::Data),
-        Some(MAX_REFERENCES)
-    );
+    assert_eq!(table.references(frame, VM, Kind::Data), Some(MAX_REFERENCES));
     assert_eq!(table.number(frame, VM, Kind::Data), Some(3));
     for _ in 0..MAX_REFERENCES {
         table.drop_reference(frame, DATA).unwrap();
@@ -101,10 +85,7 @@ fn a_referenced_frame_keeps_its_kind_and_owner() {
     let frame = table.claim_run(data(0), 1, 1).unwrap();
     table.add_reference(frame, DATA).unwrap();
     let pool = Use::new(VM, Kind::Pool);
-    assert_eq!(
-        table.change(frame, VM, Kind::Data, pool),
-        Err(Refused::Busy)
-    );
+    assert_eq!(table.change(frame, VM, Kind::Data, pool), Err(Refused::Busy));
     assert_eq!(table.free(frame, VM, Kind::Data), Err(Refused::Busy));
     table.drop_reference(frame, DATA).unwrap();
     assert_eq!(table.change(frame, VM, Kind::Data, pool), Ok(()));
@@ -122,17 +103,11 @@ fn nobody_changes_what_belongs_to_another_or_is_of_another_kind_or_no_frame() {
         assert_eq!(table.add_reference(frame, DATA), refused);
         assert_eq!(table.free(frame, VM, Kind::Data), refused);
     }
-    for (owner, kind) in [
-        (OTHER, Kind::Data),
-        (Owner::Nobody, Kind::Data),
-        (Owner::Hypervisor, Kind::Data),
-        (VM, Kind::Table),
-    ] {
+    for (owner, kind) in
+        [(OTHER, Kind::Data), (Owner::Nobody, Kind::Data), (Owner::Hypervisor, Kind::Data), (VM, Kind::Table)]
+    {
         assert_eq!(table.add_reference(frame, Class::new(owner, kind)), refused);
-        assert_eq!(
-            table.drop_reference(frame, Class::new(owner, kind)),
-            refused
-        );
+        assert_eq!(table.drop_reference(frame, Class::new(owner, kind)), refused);
         assert_eq!(table.change(frame, owner, kind, data(1)), refused);
         assert_eq!(table.number(frame, owner, kind), None);
     }

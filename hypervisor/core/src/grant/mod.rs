@@ -148,10 +148,7 @@ impl GrantTable {
     /// The empty table of a VM.
     #[must_use]
     pub fn new(owner: VmId) -> GrantTable {
-        GrantTable {
-            owner,
-            slots: vec![Slot::default(); index(u64::from(limit::GRANTS))].into_boxed_slice(),
-        }
+        GrantTable { owner, slots: vec![Slot::default(); index(u64::from(limit::GRANTS))].into_boxed_slice() }
     }
 
     /// Gives the permit's object the use of a frame. The caller has taken a reference on it, and
@@ -161,27 +158,15 @@ impl GrantTable {
     /// `NotPermitted` for the owner itself or a permit for something else, `QuotaExceeded` when the
     /// table is full.
     pub fn create(&mut self, permit: Permit, frame: Gfn, machine: Mfn) -> Result<GrantRef, Status> {
-        let access = access(
-            &permit,
-            Operation::GrantCreateRead,
-            Operation::GrantCreateWrite,
-        );
+        let access = access(&permit, Operation::GrantCreateRead, Operation::GrantCreateWrite);
         let access = access.ok_or(Status::NotPermitted)?;
         if permit.subject() != self.owner || permit.object() == self.owner {
             return Err(Status::NotPermitted);
         }
         let mut numbered = (0_u32..).zip(self.slots.iter_mut());
-        let (number, slot) = numbered
-            .find(|(_, slot)| slot.grant.is_none())
-            .ok_or(Status::QuotaExceeded)?;
-        slot.grant = Some(Grant {
-            peer: permit.object(),
-            frame,
-            machine,
-            access,
-            mapped: Use::Unmapped,
-            life: Life::Given,
-        });
+        let (number, slot) = numbered.find(|(_, slot)| slot.grant.is_none()).ok_or(Status::QuotaExceeded)?;
+        slot.grant =
+            Some(Grant { peer: permit.object(), frame, machine, access, mapped: Use::Unmapped, life: Life::Given });
         Ok(GrantRef(slot.generation.wrapping_shl(SLOT_BITS) | number))
     }
 
@@ -231,12 +216,7 @@ impl GrantTable {
     /// # Errors
     /// `NotPermitted` when the grant does not exist, is for somebody else, or does not allow this;
     /// `Busy` when it is mapped already.
-    pub fn begin_map(
-        &mut self,
-        permit: Permit,
-        grant: GrantRef,
-        place: Place,
-    ) -> Result<Mapping, Status> {
+    pub fn begin_map(&mut self, permit: Permit, grant: GrantRef, place: Place) -> Result<Mapping, Status> {
         let access = access(&permit, Operation::GrantMapRead, Operation::GrantMapWrite);
         let access = access.ok_or(Status::NotPermitted)?;
         let entry = self.usable(&permit, grant, access);
@@ -245,11 +225,7 @@ impl GrantTable {
             return Err(Status::Busy);
         }
         entry.mapped = Use::Mapping(place);
-        Ok(Mapping {
-            grant,
-            machine: entry.machine,
-            access,
-        })
+        Ok(Mapping { grant, machine: entry.machine, access })
     }
 
     /// Ends an attempt to map.
@@ -279,11 +255,7 @@ impl GrantTable {
     pub fn begin_unmap(&mut self, mapper: VmId, grant: GrantRef) -> Result<Unmapping, Status> {
         let entry = self.find(grant).ok_or(Status::NotPermitted)?;
         match entry.mapped {
-            Use::Mapped(place) if entry.peer == mapper => Ok(Unmapping {
-                grant,
-                machine: entry.machine,
-                place,
-            }),
+            Use::Mapped(place) if entry.peer == mapper => Ok(Unmapping { grant, machine: entry.machine, place }),
             Use::Mapped(_) | Use::Mapping(_) | Use::Unmapped => Err(Status::NotPermitted),
         }
     }
@@ -302,8 +274,7 @@ impl GrantTable {
     pub fn any_mapped_by(&mut self, mapper: VmId) -> Option<Unmapping> {
         let numbered = (0_u32..).zip(&self.slots);
         let found = numbered.into_iter().find(|(_, slot)| {
-            slot.grant
-                .is_some_and(|grant| grant.peer == mapper && matches!(grant.mapped, Use::Mapped(_)))
+            slot.grant.is_some_and(|grant| grant.peer == mapper && matches!(grant.mapped, Use::Mapped(_)))
         });
         let (number, slot) = found?;
         let grant = GrantRef(slot.generation.wrapping_shl(SLOT_BITS) | number);
@@ -314,13 +285,7 @@ impl GrantTable {
     ///
     /// # Errors
     /// `InvalidArgument` when the range leaves the frame, `NotPermitted` as for a map.
-    pub fn copy(
-        &mut self,
-        permit: Permit,
-        grant: GrantRef,
-        offset: u64,
-        length: u64,
-    ) -> Result<CopyRange, Status> {
+    pub fn copy(&mut self, permit: Permit, grant: GrantRef, offset: u64, length: u64) -> Result<CopyRange, Status> {
         let end = offset.checked_add(length).ok_or(Status::InvalidArgument)?;
         if end > PAGE_SIZE {
             return Err(Status::InvalidArgument);
@@ -329,11 +294,7 @@ impl GrantTable {
         let access = access.ok_or(Status::NotPermitted)?;
         let entry = self.usable(&permit, grant, access);
         let entry = entry.ok_or(Status::NotPermitted)?;
-        Ok(CopyRange {
-            machine: entry.machine,
-            offset,
-            length,
-        })
+        Ok(CopyRange { machine: entry.machine, offset, length })
     }
 
     /// The grant, when the permit's subject may use it like this.
@@ -353,11 +314,7 @@ impl GrantTable {
     fn find(&mut self, grant: GrantRef) -> Option<&mut Grant> {
         let slot = self.slot(grant)?;
         let generation = grant.0.wrapping_shr(SLOT_BITS);
-        if slot.generation == generation {
-            slot.grant.as_mut()
-        } else {
-            None
-        }
+        if slot.generation == generation { slot.grant.as_mut() } else { None }
     }
 }
 

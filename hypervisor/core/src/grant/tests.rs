@@ -14,17 +14,11 @@ use protocol::{Gfn, GrantRef, GuestVirt, SpaceId, Status, VmId};
 const OWNER: VmId = VmId(1);
 const PEER: VmId = VmId(2);
 const STRANGER: VmId = VmId(3);
-const PLACE: Place = Place {
-    space: SpaceId(0),
-    address: GuestVirt(0x1000),
-};
+const PLACE: Place = Place { space: SpaceId(0), address: GuestVirt(0x1000) };
 const REFUSED: Status = Status::NotPermitted;
 
 fn permit(subject: VmId, operation: Operation, object: VmId) -> Permit {
-    let party = |vm| Party {
-        vm,
-        label: Label::default(),
-    };
+    let party = |vm| Party { vm, label: Label::default() };
     decide(party(subject), operation, party(object)).unwrap()
 }
 
@@ -49,14 +43,7 @@ fn mapped() -> (GrantTable, GrantRef) {
 
 /// References that name no grant: never given, of other generations, out of range.
 fn absent(grant: GrantRef) -> [GrantRef; 5] {
-    [
-        grant.0 + 1,
-        grant.0 + 256,
-        grant.0 ^ (1 << 31),
-        limit::GRANTS - 1,
-        u32::MAX,
-    ]
-    .map(GrantRef)
+    [grant.0 + 1, grant.0 + 256, grant.0 ^ (1 << 31), limit::GRANTS - 1, u32::MAX].map(GrantRef)
 }
 
 #[test]
@@ -133,14 +120,9 @@ fn writing_needs_a_grant_for_writing_and_a_permit_for_it() {
 #[test]
 fn a_grant_is_mapped_at_one_place_at_a_time() {
     let (mut table, grant) = granted(Operation::GrantCreateWrite);
-    let map =
-        |table: &mut GrantTable| table.begin_map(by_peer(Operation::GrantMapWrite), grant, PLACE);
+    let map = |table: &mut GrantTable| table.begin_map(by_peer(Operation::GrantMapWrite), grant, PLACE);
     let first = map(&mut table).unwrap();
-    assert_eq!(
-        map(&mut table),
-        Err(Status::Busy),
-        "also while it is mapped"
-    );
+    assert_eq!(map(&mut table), Err(Status::Busy), "also while it is mapped");
     table.finish_map(first, Attempt::Refused).unwrap();
     let again = map(&mut table).unwrap();
     table.finish_map(again, Attempt::Mapped).unwrap();
@@ -181,6 +163,7 @@ fn a_map_that_a_revoke_overtakes_is_told_to_take_the_page_out() {
     let revoking = table.begin_revoke(grant).unwrap();
     assert_eq!(revoking.place, Some(PLACE));
     assert_eq!(table.finish_map(mapping, Attempt::Mapped), Err(REFUSED));
+    assert_eq!(table.begin_unmap(PEER, grant), Err(REFUSED), "it is not in");
     table.finish_revoke(revoking);
 
     let permit = permit(OWNER, Operation::GrantCreateWrite, PEER);
@@ -210,21 +193,14 @@ fn a_copy_stays_within_the_frame() {
     let (mut table, grant) = granted(Operation::GrantCreateWrite);
     let mut copy = |offset, length| {
         let permit = by_peer(Operation::GrantCopyTo);
-        table
-            .copy(permit, grant, offset, length)
-            .map(|range| range.length)
+        table.copy(permit, grant, offset, length).map(|range| range.length)
     };
     assert_eq!(copy(0, PAGE_SIZE), Ok(PAGE_SIZE));
     assert_eq!(copy(PAGE_SIZE, 0), Ok(0));
     assert_eq!(copy(PAGE_SIZE - 1, 1), Ok(1));
-    for (offset, length) in [
-        (0, PAGE_SIZE + 1),
-        (1, PAGE_SIZE),
-        (PAGE_SIZE, 1),
-        (PAGE_SIZE + 1, 0),
-        (u64::MAX, 1),
-        (1, u64::MAX),
-    ] {
+    for (offset, length) in
+        [(0, PAGE_SIZE + 1), (1, PAGE_SIZE), (PAGE_SIZE, 1), (PAGE_SIZE + 1, 0), (u64::MAX, 1), (1, u64::MAX)]
+    {
         assert_eq!(copy(offset, length), Err(Status::InvalidArgument));
     }
 }
@@ -292,12 +268,7 @@ struct Pair {
 
 impl Pair {
     fn named(&self, which: usize) -> GrantRef {
-        self.given
-            .iter()
-            .rev()
-            .nth(which)
-            .copied()
-            .unwrap_or(GrantRef(77))
+        self.given.iter().rev().nth(which).copied().unwrap_or(GrantRef(77))
     }
 
     /// Whether `vm` may use the grant like this.
@@ -322,14 +293,10 @@ impl Pair {
             Step::FinishMap(attempt) => self.finish_map(attempt),
             Step::BeginUnmap(vm, which) => {
                 let grant = self.named(which);
-                let wanted = self
-                    .paper
-                    .get(&grant)
-                    .is_some_and(|p| p.mapped && p.peer == vm);
+                let wanted = self.paper.get(&grant).is_some_and(|p| p.mapped && p.peer == vm);
                 let answer = self.table.begin_unmap(vm, grant);
                 assert_eq!(answer.is_ok(), wanted);
-                self.unmaps
-                    .extend(answer.ok().map(|unmapping| (grant, unmapping)));
+                self.unmaps.extend(answer.ok().map(|unmapping| (grant, unmapping)));
             }
             Step::FinishUnmap => {
                 if let Some((grant, unmapping)) = self.unmaps.pop() {
@@ -371,14 +338,7 @@ impl Pair {
         let grant = self.table.create(permit, Gfn(0), machine).unwrap();
         assert!(!self.given.contains(&grant));
         self.given.push(grant);
-        let paper = Paper {
-            peer,
-            access,
-            machine,
-            revoking: false,
-            busy: false,
-            mapped: false,
-        };
+        let paper = Paper { peer, access, machine, revoking: false, busy: false, mapped: false };
         self.paper.insert(grant, paper);
     }
 
@@ -402,9 +362,7 @@ impl Pair {
             Access::Read => Operation::GrantMapRead,
             Access::Write => Operation::GrantMapWrite,
         };
-        let answer = self
-            .table
-            .begin_map(permit(vm, operation, OWNER), grant, PLACE);
+        let answer = self.table.begin_map(permit(vm, operation, OWNER), grant, PLACE);
         match self.usable(vm, grant, access) {
             None => assert_eq!(answer, Err(REFUSED)),
             Some(paper) if paper.busy => assert_eq!(answer, Err(Status::Busy)),

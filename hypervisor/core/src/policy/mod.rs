@@ -111,23 +111,14 @@ pub fn decide(subject: Party, operation: Operation, object: Party) -> Result<Per
     let allowed = match operation {
         Operation::EventSend | Operation::GrantCreateRead => subject.label.flows_to(object.label),
         Operation::GrantMapRead | Operation::GrantCopyFrom => object.label.flows_to(subject.label),
-        Operation::ChannelUse
-        | Operation::GrantCreateWrite
-        | Operation::GrantMapWrite
-        | Operation::GrantCopyTo => subject.label == object.label,
+        Operation::ChannelUse | Operation::GrantCreateWrite | Operation::GrantMapWrite | Operation::GrantCopyTo => {
+            subject.label == object.label
+        }
     };
     if allowed {
-        Ok(Permit {
-            operation,
-            subject: subject.vm,
-            object: object.vm,
-        })
+        Ok(Permit { operation, subject: subject.vm, object: object.vm })
     } else {
-        Err(Denied {
-            operation,
-            subject: subject.vm,
-            object: object.vm,
-        })
+        Err(Denied { operation, subject: subject.vm, object: object.vm })
     }
 }
 

@@ -13,12 +13,7 @@ fn lattice(levels: [u8; 2], categories: [u64; 2]) -> Vec<Label> {
         for secrecy_categories in 0..categories[0] {
             for integrity_level in 0..levels[1] {
                 for integrity_categories in 0..categories[1] {
-                    labels.push(Label {
-                        secrecy_level,
-                        secrecy_categories,
-                        integrity_level,
-                        integrity_categories,
-                    });
+                    labels.push(Label { secrecy_level, secrecy_categories, integrity_level, integrity_categories });
                 }
             }
         }
@@ -47,18 +42,14 @@ fn flows(operation: Operation) -> (bool, bool) {
     match operation {
         Operation::EventSend | Operation::GrantCreateRead => (false, true),
         Operation::GrantMapRead | Operation::GrantCopyFrom => (true, false),
-        Operation::ChannelUse
-        | Operation::GrantCreateWrite
-        | Operation::GrantMapWrite
-        | Operation::GrantCopyTo => (true, true),
+        Operation::ChannelUse | Operation::GrantCreateWrite | Operation::GrantMapWrite | Operation::GrantCopyTo => {
+            (true, true)
+        }
     }
 }
 
 fn party(vm: u32, label: Label) -> Party {
-    Party {
-        vm: VmId(vm),
-        label,
-    }
+    Party { vm: VmId(vm), label }
 }
 
 #[test]
@@ -68,14 +59,10 @@ fn every_decision_on_a_small_lattice_is_that_of_the_table() {
         for object in &labels {
             for operation in Operation::ALL {
                 let (inward, outward) = flows(operation);
-                let wanted = (!inward || may_learn_from(*subject, *object))
-                    && (!outward || may_learn_from(*object, *subject));
+                let wanted =
+                    (!inward || may_learn_from(*subject, *object)) && (!outward || may_learn_from(*object, *subject));
                 let decision = decide(party(1, *subject), operation, party(2, *object));
-                assert_eq!(
-                    decision.is_ok(),
-                    wanted,
-                    "{operation:?} {subject:?} {object:?}"
-                );
+                assert_eq!(decision.is_ok(), wanted, "{operation:?} {subject:?} {object:?}");
             }
         }
     }
@@ -107,10 +94,7 @@ fn flows_to_is_transitive() {
 
 #[test]
 fn high_category_bits_count_like_low_ones() {
-    let high = Label {
-        secrecy_categories: 1 << 63,
-        ..Label::default()
-    };
+    let high = Label { secrecy_categories: 1 << 63, ..Label::default() };
     let low = Label::default();
     assert!(decide(party(1, high), Operation::GrantMapRead, party(2, low)).is_ok());
     assert!(decide(party(1, low), Operation::GrantMapRead, party(2, high)).is_err());
@@ -119,19 +103,12 @@ fn high_category_bits_count_like_low_ones() {
 #[test]
 fn a_permit_says_what_it_is_for_and_a_denial_reads_as_not_permitted() {
     let low = Label::default();
-    let high = Label {
-        secrecy_level: 1,
-        ..low
-    };
+    let high = Label { secrecy_level: 1, ..low };
     let permit = decide(party(1, low), Operation::EventSend, party(2, high)).unwrap();
     assert_eq!(permit.operation(), Operation::EventSend);
     assert_eq!((permit.subject(), permit.object()), (VmId(1), VmId(2)));
     let denied = decide(party(2, high), Operation::EventSend, party(1, low));
-    let wanted = Denied {
-        operation: Operation::EventSend,
-        subject: VmId(2),
-        object: VmId(1),
-    };
+    let wanted = Denied { operation: Operation::EventSend, subject: VmId(2), object: VmId(1) };
     assert_eq!(denied, Err(wanted));
     assert_eq!(Status::from(wanted), Status::NotPermitted);
 }

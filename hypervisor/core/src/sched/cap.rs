@@ -44,9 +44,7 @@ impl Cap {
         let refilled = self.budget.saturating_mul(signed(periods));
         let prepaid = self.reserved.saturating_neg();
         self.used = self.used.saturating_sub(refilled).max(prepaid);
-        self.period_end = self
-            .period_end
-            .saturating_add(periods.saturating_mul(PERIOD));
+        self.period_end = self.period_end.saturating_add(periods.saturating_mul(PERIOD));
     }
 
     /// Whether the VM has to wait.
@@ -68,9 +66,7 @@ impl Cap {
     }
 
     const fn left(&self) -> i64 {
-        self.budget
-            .saturating_sub(self.used)
-            .saturating_sub(self.reserved)
+        self.budget.saturating_sub(self.used).saturating_sub(self.reserved)
     }
 }
 

@@ -43,11 +43,7 @@ impl CpuSet {
     /// The lowest CPU.
     #[must_use]
     pub const fn first(self) -> Option<CpuId> {
-        if self.0 == 0 {
-            None
-        } else {
-            Some(CpuId(self.0.trailing_zeros()))
-        }
+        if self.0 == 0 { None } else { Some(CpuId(self.0.trailing_zeros())) }
     }
 
     /// The CPUs in ascending order.

@@ -37,9 +37,7 @@ pub(super) struct Deadlines {
 impl Deadlines {
     /// No deadlines yet, with room for one of each purpose.
     pub(super) fn new(cpus: usize, vcpus: u32, vms: u32) -> Deadlines {
-        let items = index(u64::from(vcpus))
-            .saturating_mul(2)
-            .saturating_add(index(u64::from(vms)));
+        let items = index(u64::from(vcpus)).saturating_mul(2).saturating_add(index(u64::from(vms)));
         Deadlines {
             heaps: (0..cpus).map(|_| Heap::new(items)).collect(),
             homes: vec![None; items].into_boxed_slice(),

@@ -150,10 +150,8 @@ impl Scheduler {
         let Some(key) = slot.current else {
             return false;
         };
-        let runs = self
-            .vcpus
-            .get(key.index())
-            .is_some_and(|vcpu| vcpu.state == RunState::Running(cpu) && !vcpu.stopping);
+        let runs =
+            self.vcpus.get(key.index()).is_some_and(|vcpu| vcpu.state == RunState::Running(cpu) && !vcpu.stopping);
         let ended = now.saturating_sub(slot.started) >= slot.slice;
         let contended = !self.queue.is_empty() || self.is_capped(key);
         let goes_on = !slot.yields && !slot.preempted;
@@ -251,10 +249,7 @@ impl Scheduler {
         };
         let used = now.saturating_sub(slot.started);
         let real = vm.virtual_span(used);
-        let time = vm
-            .virtual_time
-            .wrapping_sub(slot.prepaid)
-            .wrapping_add(real);
+        let time = vm.virtual_time.wrapping_sub(slot.prepaid).wrapping_add(real);
         let floor = self.virtual_now.wrapping_sub(vm.virtual_span(LAG));
         vm.virtual_time = later(time, floor);
         if let Some(cap) = &mut vm.cap {
@@ -351,9 +346,9 @@ impl Scheduler {
     /// Renews the quanta of CPUs that ran on without a timer, so that virtual time is that of now.
     fn catch_up(&mut self, now: u64) {
         for cpu in self.tickless.iter() {
-            let over = self.cpu(cpu).is_some_and(|slot| {
-                slot.current.is_some() && now.saturating_sub(slot.started) >= slot.slice
-            });
+            let over = self
+                .cpu(cpu)
+                .is_some_and(|slot| slot.current.is_some() && now.saturating_sub(slot.started) >= slot.slice);
             if over {
                 self.charge(cpu, now);
                 self.begin_quantum(cpu, now);
@@ -392,9 +387,7 @@ impl Scheduler {
         }
         let waiting = self.vms.get(index(u64::from(number)))?;
         let position = slot.start_tag.wrapping_add(running.virtual_span(used));
-        let mark = waiting
-            .virtual_time
-            .wrapping_add(waiting.virtual_span(MARGIN));
+        let mark = waiting.virtual_time.wrapping_add(waiting.virtual_span(MARGIN));
         before(mark, position).then(|| position.wrapping_sub(mark))
     }
 
@@ -473,11 +466,7 @@ impl Scheduler {
 }
 
 /// A vCPU and its VM.
-fn parts<'a>(
-    vms: &'a mut [Vm],
-    vcpus: &'a mut [Vcpu],
-    key: VcpuKey,
-) -> Option<(&'a mut Vm, &'a mut Vcpu)> {
+fn parts<'a>(vms: &'a mut [Vm], vcpus: &'a mut [Vcpu], key: VcpuKey) -> Option<(&'a mut Vm, &'a mut Vcpu)> {
     let vm = vms.get_mut(index(u64::from(key.vm().0)))?;
     Some((vm, vcpus.get_mut(key.index())?))
 }

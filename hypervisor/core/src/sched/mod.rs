@@ -136,11 +136,7 @@ impl Vcpu {
         last_cpu: CpuId(0),
         turn: 0,
         ready_since: 0,
-        usage: Usage {
-            run_time_ns: 0,
-            steal_ns: 0,
-            switches: 0,
-        },
+        usage: Usage { run_time_ns: 0, steal_ns: 0, switches: 0 },
     };
 }
 
@@ -207,20 +203,12 @@ impl Scheduler {
     ///
     /// # Errors
     /// `WrongState` when the number is taken or out of range.
-    pub fn add_vm(
-        &mut self,
-        vm: VmId,
-        vcpus: u32,
-        weight: u32,
-        cap_percent: u32,
-    ) -> Result<(), Status> {
+    pub fn add_vm(&mut self, vm: VmId, vcpus: u32, weight: u32, cap_percent: u32) -> Result<(), Status> {
         let slot = self.vms.get_mut(index(u64::from(vm.0)));
         let slot = slot.filter(|slot| slot.vcpus == 0);
         *slot.ok_or(Status::WrongState)? = Vm {
             vcpus: vcpus.min(limit::VCPUS),
-            rate: (1_u64 << 32)
-                .checked_div(u64::from(weight.clamp(1, 65_535)))
-                .unwrap_or(1),
+            rate: (1_u64 << 32).checked_div(u64::from(weight.clamp(1, 65_535))).unwrap_or(1),
             virtual_time: self.virtual_now,
             cap: Cap::of_percent(cap_percent),
             ..Vm::default()
@@ -246,10 +234,7 @@ impl Scheduler {
     /// `Busy` while a vCPU of it is not stopped.
     pub fn remove_vm(&mut self, vm: VmId) -> Result<(), Status> {
         let keys = (0..self.vcpu_count(vm)).map(|vcpu| VcpuKey::new(vm, VcpuId(vcpu)));
-        if keys
-            .clone()
-            .any(|key| self.state(key) != Some(RunState::Stopped))
-        {
+        if keys.clone().any(|key| self.state(key) != Some(RunState::Stopped)) {
             return Err(Status::Busy);
         }
         for key in keys {
@@ -386,11 +371,7 @@ impl Scheduler {
     /// What a vCPU does; nothing when there is no such vCPU.
     #[must_use]
     pub fn state(&self, key: VcpuKey) -> Option<RunState> {
-        if key.vcpu().0 < self.vcpu_count(key.vm()) {
-            self.vcpus.get(key.index()).map(|vcpu| vcpu.state)
-        } else {
-            None
-        }
+        if key.vcpu().0 < self.vcpu_count(key.vm()) { self.vcpus.get(key.index()).map(|vcpu| vcpu.state) } else { None }
     }
 
     /// What runs on a CPU.
@@ -426,11 +407,7 @@ impl Scheduler {
     /// Wakes a blocked vCPU; the CPU to interrupt. One that has not left its CPU yet just goes on.
     fn unblock(&mut self, key: VcpuKey, now: u64) -> Option<CpuId> {
         self.end_block(key, now);
-        if self.state(key)? == RunState::Ready {
-            self.summon(key, now)
-        } else {
-            None
-        }
+        if self.state(key)? == RunState::Ready { self.summon(key, now) } else { None }
     }
 
     fn end_block(&mut self, key: VcpuKey, now: u64) {

@@ -36,16 +36,8 @@ impl Batch {
 
 impl Memory {
     /// The call `memory_batch`, over entries that were copied from the guest. Does at least the first.
-    pub fn batch<T: TableMemory>(
-        &mut self,
-        machine: Machine<'_, T>,
-        entries: &[MemoryBatchEntry],
-    ) -> Batch {
-        let mut batch = Batch {
-            done: 0,
-            refused: None,
-            flush: FlushOwed::NOTHING,
-        };
+    pub fn batch<T: TableMemory>(&mut self, machine: Machine<'_, T>, entries: &[MemoryBatchEntry]) -> Batch {
+        let mut batch = Batch { done: 0, refused: None, flush: FlushOwed::NOTHING };
         let mut work = 0_u64;
         for entry in entries {
             if work >= WORK_PAGES {
@@ -91,31 +83,13 @@ impl Memory {
         let address = GuestVirt(entry.address);
         let count = entry.count;
         match operation.ok_or(Status::InvalidArgument)? {
-            MemoryOperation::Map => self.map(
-                machine,
-                Map {
-                    space,
-                    address,
-                    frame: Gfn(entry.frame),
-                    count,
-                    flags,
-                },
-            ),
+            MemoryOperation::Map => self.map(machine, Map { space, address, frame: Gfn(entry.frame), count, flags }),
             MemoryOperation::Unmap if entry.frame == 0 && flags.is_empty() => {
-                let call = Unmap {
-                    space,
-                    address,
-                    count,
-                };
+                let call = Unmap { space, address, count };
                 self.unmap(machine, call)
             }
             MemoryOperation::Protect if entry.frame == 0 => {
-                let call = Protect {
-                    space,
-                    address,
-                    count,
-                    flags,
-                };
+                let call = Protect { space, address, count, flags };
                 self.protect(machine, call)
             }
             MemoryOperation::Unmap | MemoryOperation::Protect => Err(Status::InvalidArgument),

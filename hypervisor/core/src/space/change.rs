@@ -19,21 +19,13 @@ impl Memory {
     ///
     /// # Errors
     /// Those of the call's page, when no page was taken out.
-    pub fn unmap<T: TableMemory>(
-        &mut self,
-        machine: Machine<'_, T>,
-        call: Unmap,
-    ) -> Result<Covered, Status> {
+    pub fn unmap<T: TableMemory>(&mut self, machine: Machine<'_, T>, call: Unmap) -> Result<Covered, Status> {
         self.change(
             machine,
             (call.space, call.address, call.count),
             #[inline(always)]
             |leaf, _large| {
-                if leaf.is_grant() {
-                    Err(Status::Busy)
-                } else {
-                    Ok(ValidEntry::NONE)
-                }
+                if leaf.is_grant() { Err(Status::Busy) } else { Ok(ValidEntry::NONE) }
             },
         )
     }
@@ -42,11 +34,7 @@ impl Memory {
     ///
     /// # Errors
     /// Those of the call's page, when no page was changed.
-    pub fn protect<T: TableMemory>(
-        &mut self,
-        machine: Machine<'_, T>,
-        call: Protect,
-    ) -> Result<Covered, Status> {
+    pub fn protect<T: TableMemory>(&mut self, machine: Machine<'_, T>, call: Protect) -> Result<Covered, Status> {
         let flags = call.flags;
         let time_page = self.time_page;
         self.change(
@@ -93,9 +81,7 @@ impl Memory {
             let left = pages.wrapping_sub(done);
             let (changed, result) = match find(machine, root, at, 1) {
                 Found::Missing { .. } => (0, Err(Status::NotMapped)),
-                Found::Large { table, leaf } => {
-                    self.change_large(machine, (table, leaf), (at, left), &decide)
-                }
+                Found::Large { table, leaf } => self.change_large(machine, (table, leaf), (at, left), &decide),
                 Found::Table(table) => self.change_in_table(machine, table, (at, left), &decide),
             };
             done = done.wrapping_add(changed);
@@ -107,11 +93,7 @@ impl Memory {
                 break;
             }
         }
-        Ok(Covered {
-            pages: done,
-            stopped,
-            flush: FlushOwed::range(space, address.0, done),
-        })
+        Ok(Covered { pages: done, stopped, flush: FlushOwed::range(space, address.0, done) })
     }
 
     /// Small pages of one first-level table.

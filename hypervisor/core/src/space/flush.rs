@@ -54,18 +54,12 @@ impl FlushOwed {
     #[inline]
     pub(super) fn range(space: SpaceId, start: u64, pages: u64) -> FlushOwed {
         let space = (start < KERNEL_START).then_some(space);
-        FlushOwed((pages > 0).then_some(Flush {
-            space,
-            range: Some(PageRange { start, pages }),
-        }))
+        FlushOwed((pages > 0).then_some(Flush { space, range: Some(PageRange { start, pages }) }))
     }
 
     /// All translations and the tables that lead to them are owed.
     pub(super) const fn all() -> FlushOwed {
-        FlushOwed(Some(Flush {
-            space: None,
-            range: None,
-        }))
+        FlushOwed(Some(Flush { space: None, range: None }))
     }
 
     /// Whether there is nothing to do.
@@ -80,11 +74,7 @@ impl FlushOwed {
         FlushOwed(match (self.0.take(), other.0.take()) {
             (None, owed) | (owed, None) => owed,
             (Some(one), Some(two)) => Some(Flush {
-                space: if one.space == two.space {
-                    one.space
-                } else {
-                    None
-                },
+                space: if one.space == two.space { one.space } else { None },
                 range: match (one.range, two.range) {
                     (Some(one), Some(two)) => one.hull(two),
                     _ => None,
@@ -125,26 +115,16 @@ mod tests {
     fn near_ranges_merge_into_one_and_far_ones_into_all() {
         let one = || FlushOwed::range(SpaceId(1), 0x1000, 1);
         let near = one().merge(FlushOwed::range(SpaceId(1), 0x5000, 2));
-        let range = PageRange {
-            start: 0x1000,
-            pages: 6,
-        };
+        let range = PageRange { start: 0x1000, pages: 6 };
         let space = Some(SpaceId(1));
-        assert_eq!(
-            paid(near),
-            Some(Flush {
-                space,
-                range: Some(range)
-            })
-        );
+        assert_eq!(paid(near), Some(Flush { space, range: Some(range) }));
         let far = one().merge(FlushOwed::range(SpaceId(1), 0x4000_0000, 1));
         assert_eq!(paid(far), Some(Flush { space, range: None }));
     }
 
     #[test]
     fn ranges_of_two_spaces_and_of_the_kernel_half_concern_every_cpu() {
-        let two =
-            FlushOwed::range(SpaceId(1), 0x1000, 1).merge(FlushOwed::range(SpaceId(2), 0x1000, 1));
+        let two = FlushOwed::range(SpaceId(1), 0x1000, 1).merge(FlushOwed::range(SpaceId(2), 0x1000, 1));
         assert_eq!(paid(two).unwrap().space, None);
         let kernel = FlushOwed::range(SpaceId(1), KERNEL_START, 1);
         assert_eq!(paid(kernel).unwrap().space, None);
@@ -155,10 +135,7 @@ mod tests {
         assert_eq!(paid(FlushOwed::NOTHING.merge(FlushOwed::NOTHING)), None);
         assert!(FlushOwed::range(SpaceId(0), 0x1000, 0).is_nothing());
         let owed = FlushOwed::NOTHING.merge(FlushOwed::all());
-        let everything = Flush {
-            space: None,
-            range: None,
-        };
+        let everything = Flush { space: None, range: None };
         assert_eq!(paid(owed), Some(everything));
     }
 }

@@ -13,30 +13,16 @@ impl Memory {
     ///
     /// # Errors
     /// Those of the call's page, when no frame was released.
-    pub fn release<T: TableMemory>(
-        &mut self,
-        machine: Machine<'_, T>,
-        frame: Gfn,
-        count: u64,
-    ) -> Result<u64, Status> {
-        self.each(frame, count, |memory, frame| {
-            memory.release_one(machine, frame)
-        })
+    pub fn release<T: TableMemory>(&mut self, machine: Machine<'_, T>, frame: Gfn, count: u64) -> Result<u64, Status> {
+        self.each(frame, count, |memory, frame| memory.release_one(machine, frame))
     }
 
     /// The call `frame_reclaim`.
     ///
     /// # Errors
     /// Those of the call's page, when no frame was filled.
-    pub fn reclaim<T: TableMemory>(
-        &mut self,
-        machine: Machine<'_, T>,
-        frame: Gfn,
-        count: u64,
-    ) -> Result<u64, Status> {
-        self.each(frame, count, |memory, frame| {
-            memory.reclaim_one(machine, frame)
-        })
+    pub fn reclaim<T: TableMemory>(&mut self, machine: Machine<'_, T>, frame: Gfn, count: u64) -> Result<u64, Status> {
+        self.each(frame, count, |memory, frame| memory.reclaim_one(machine, frame))
     }
 
     /// Does something for frame after frame, and tells how many it was done for.
@@ -64,20 +50,10 @@ impl Memory {
     ///
     /// # Errors
     /// [`Status::InvalidArgument`] or [`Status::Busy`].
-    fn release_one<T: TableMemory>(
-        &mut self,
-        machine: Machine<'_, T>,
-        frame: Gfn,
-    ) -> Result<(), Status> {
-        let found = self
-            .list
-            .get(machine, frame)?
-            .ok_or(Status::InvalidArgument)?;
+    fn release_one<T: TableMemory>(&mut self, machine: Machine<'_, T>, frame: Gfn) -> Result<(), Status> {
+        let found = self.list.get(machine, frame)?.ok_or(Status::InvalidArgument)?;
         // The pool refuses a frame that something refers to; only then may its content go.
-        if !self
-            .pool
-            .give(machine.frames, self.owner, found, Kind::Data)
-        {
+        if !self.pool.give(machine.frames, self.owner, found, Kind::Data) {
             return Err(Status::Busy);
         }
         machine.tables.clear(found);
@@ -89,22 +65,13 @@ impl Memory {
     ///
     /// # Errors
     /// [`Status::InvalidArgument`], [`Status::AlreadyMapped`] or [`Status::QuotaExceeded`].
-    fn reclaim_one<T: TableMemory>(
-        &mut self,
-        machine: Machine<'_, T>,
-        frame: Gfn,
-    ) -> Result<(), Status> {
+    fn reclaim_one<T: TableMemory>(&mut self, machine: Machine<'_, T>, frame: Gfn) -> Result<(), Status> {
         if self.list.get(machine, frame)?.is_some() {
             return Err(Status::AlreadyMapped);
         }
-        let data = Use {
-            owner: self.owner,
-            kind: Kind::Data,
-            number: frame.0,
-        };
+        let data = Use { owner: self.owner, kind: Kind::Data, number: frame.0 };
         let taken = self.pool.take_for(machine.frames, data);
-        self.list
-            .set(machine, frame, Some(taken.ok_or(Status::QuotaExceeded)?));
+        self.list.set(machine, frame, Some(taken.ok_or(Status::QuotaExceeded)?));
         Ok(())
     }
 
@@ -114,15 +81,8 @@ impl Memory {
     /// # Errors
     /// [`Status::InvalidArgument`] for a frame that is not the VM's own memory or was released,
     /// [`Status::QuotaExceeded`] when its count is full.
-    pub fn pin<T: TableMemory>(
-        &mut self,
-        machine: Machine<'_, T>,
-        frame: Gfn,
-    ) -> Result<Mfn, Status> {
-        let found = self
-            .list
-            .get(machine, frame)?
-            .ok_or(Status::InvalidArgument)?;
+    pub fn pin<T: TableMemory>(&mut self, machine: Machine<'_, T>, frame: Gfn) -> Result<Mfn, Status> {
+        let found = self.list.get(machine, frame)?.ok_or(Status::InvalidArgument)?;
         let added = machine.frames.add_reference(found, self.data);
         added.map(|()| found).map_err(status_of)
     }

@@ -34,13 +34,9 @@ impl Memory {
     ) -> Result<(), Status> {
         let root = self.live(space)?.roots.kernel;
         clamp(address, 1, PAGE_SIZE)?;
-        let flags = if granted.writable {
-            MapFlags::WRITE
-        } else {
-            MapFlags::empty()
-        };
-        let entry = ValidEntry::leaf(granted.frame, flags, LeafKind::Grant(granted.tag))
-            .ok_or(Status::InvalidArgument)?;
+        let flags = if granted.writable { MapFlags::WRITE } else { MapFlags::empty() };
+        let entry =
+            ValidEntry::leaf(granted.frame, flags, LeafKind::Grant(granted.tag)).ok_or(Status::InvalidArgument)?;
         let table = self.table_for(machine, space, root, (address.0, 1))?;
         let slot = slot(address.0, 1);
         if machine.tables.load(table, slot) != 0 {
@@ -66,11 +62,7 @@ impl Memory {
         expected: Mfn,
     ) -> Result<FlushOwed, Status> {
         // The space that a page of the kernel half was mapped through may be gone; the page is not.
-        let space = if address.is_kernel_half() {
-            SpaceId::FIRST
-        } else {
-            space
-        };
+        let space = if address.is_kernel_half() { SpaceId::FIRST } else { space };
         let root = self.live(space)?.roots.kernel;
         let Found::Table(table) = find(machine, root, address.0, 1) else {
             return Err(Status::NotMapped);

@@ -47,11 +47,7 @@ impl FrameList {
     /// # Errors
     /// [`Status::InvalidArgument`] beyond the VM's memory.
     #[inline(always)]
-    pub fn get<T: TableMemory>(
-        &self,
-        machine: Machine<'_, T>,
-        frame: Gfn,
-    ) -> Result<Option<Mfn>, Status> {
+    pub fn get<T: TableMemory>(&self, machine: Machine<'_, T>, frame: Gfn) -> Result<Option<Mfn>, Status> {
         if frame.0 >= self.frames {
             return Err(Status::InvalidArgument);
         }

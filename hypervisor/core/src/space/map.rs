@@ -3,8 +3,7 @@
 use protocol::call::{Map, Pair};
 use protocol::flags::MapFlags;
 use protocol::layout::{
-    CHANNEL_FRAME_STRIDE, CHANNEL_FRAMES, LARGE_PAGE_FRAMES, LARGE_PAGE_SIZE, PAGE_SIZE,
-    TIME_PAGE_FRAME, limit,
+    CHANNEL_FRAME_STRIDE, CHANNEL_FRAMES, LARGE_PAGE_FRAMES, LARGE_PAGE_SIZE, PAGE_SIZE, TIME_PAGE_FRAME, limit,
 };
 use protocol::{Gfn, GuestVirt, SpaceId, Status};
 
@@ -22,6 +21,7 @@ pub const GRANT_NUMBER: u64 = 1 << 62;
 #[derive(Debug, Clone, Copy)]
 struct Part {
     address: u64,
+    /// The first frame. Adding pages wraps for no number that a frame has.
     frame: Gfn,
     pages: u64,
     flags: MapFlags,
@@ -64,11 +64,7 @@ impl Memory {
     ///
     /// # Errors
     /// Those of the call's page, when no page was mapped.
-    pub fn map<T: TableMemory>(
-        &mut self,
-        machine: Machine<'_, T>,
-        call: Map,
-    ) -> Result<Covered, Status> {
+    pub fn map<T: TableMemory>(&mut self, machine: Machine<'_, T>, call: Map) -> Result<Covered, Status> {
         if call.count == 0 {
             return Ok(Covered::NOTHING);
         }
@@ -80,11 +76,6 @@ impl Memory {
         }
         let root = self.live(call.space)?.roots.kernel;
         let pages = clamp(call.address, call.count, PAGE_SIZE)?;
-        // No frame has so high a number; below, numbers do not wrap.
-        call.frame
-            .0
-            .checked_add(call.count)
-            .ok_or(Status::InvalidArgument)?;
         let mut done = 0_u64;
         let mut stopped = (pages < call.count).then_some(Status::BadAddress);
         while done < pages {
@@ -106,11 +97,7 @@ impl Memory {
                 break;
             }
         }
-        Ok(Covered {
-            pages: done,
-            stopped,
-            flush: FlushOwed::NOTHING,
-        })
+        Ok(Covered { pages: done, stopped, flush: FlushOwed::NOTHING })
     }
 
     /// Maps pages of one first-level table, up to the first that is refused. The table is made only
@@ -123,11 +110,7 @@ impl Memory {
         root: Mfn,
         part: Part,
     ) -> (u64, Result<(), Status>) {
-        let source = Source {
-            list: self.list,
-            data: self.data,
-            bits: LeafBits::new(part.flags, LeafKind::Own),
-        };
+        let source = Source { list: self.list, data: self.data, bits: LeafBits::new(part.flags, LeafKind::Own) };
         let special = |frame| self.special(frame, part.flags);
         let mut entry = match source.acquire(machine, part.frame, special) {
             Ok(entry) => entry,
@@ -204,11 +187,7 @@ impl Memory {
     ///
     /// # Errors
     /// Those of the call's page.
-    fn map_large<T: TableMemory>(
-        &mut self,
-        machine: Machine<'_, T>,
-        call: Map,
-    ) -> Result<Covered, Status> {
+    fn map_large<T: TableMemory>(&mut self, machine: Machine<'_, T>, call: Map) -> Result<Covered, Status> {
         if call.count > 1 {
             return Err(Status::TooLong);
         }
@@ -219,11 +198,7 @@ impl Memory {
         }
         let entry = self.acquire_large(machine, call.frame, call.flags)?;
         match self.store_large(machine, &call, root, entry) {
-            Ok(flush) => Ok(Covered {
-                pages: 1,
-                stopped: None,
-                flush,
-            }),
+            Ok(flush) => Ok(Covered { pages: 1, stopped: None, flush }),
             Err(status) => {
                 self.let_go_large(machine, entry.bits(), LARGE_PAGE_FRAMES);
                 Err(status)
@@ -241,18 +216,14 @@ impl Memory {
         frame: Gfn,
         flags: MapFlags,
     ) -> Result<ValidEntry, Status> {
-        let first = self
-            .list
-            .get(machine, frame)?
-            .ok_or(Status::InvalidArgument)?;
+        let first = self.list.get(machine, frame)?.ok_or(Status::InvalidArgument)?;
         let entry = ValidEntry::large(first, flags).ok_or(Status::InvalidArgument)?;
         for offset in 0..LARGE_PAGE_FRAMES {
             let found = self.list.get(machine, Gfn(frame.0.saturating_add(offset)));
             let counted = match found {
-                Ok(Some(found)) if found == first.offset(offset) => machine
-                    .frames
-                    .add_reference(found, self.data)
-                    .map_err(status_of),
+                Ok(Some(found)) if found == first.offset(offset) => {
+                    machine.frames.add_reference(found, self.data).map_err(status_of)
+                }
                 _ => Err(Status::InvalidArgument),
             };
             if let Err(status) = counted {
@@ -264,12 +235,7 @@ impl Memory {
     }
 
     /// Drops the references of the first `frames` frames of a large page.
-    pub(super) fn let_go_large<T: TableMemory>(
-        &self,
-        machine: Machine<'_, T>,
-        word: u64,
-        frames: u64,
-    ) {
+    pub(super) fn let_go_large<T: TableMemory>(&self, machine: Machine<'_, T>, word: u64, frames: u64) {
         if let Stored::Large(leaf) = Stored::of(word) {
             for offset in 0..frames {
                 let frame = leaf.frame().offset(offset);
@@ -301,8 +267,7 @@ impl Memory {
             }
             Stored::Table(old) if is_empty(machine, old.frame()) => {
                 machine.tables.store(table, slot, entry);
-                self.retired
-                    .give(machine.frames, self.owner, old.frame(), Kind::Table);
+                self.retired.give(machine.frames, self.owner, old.frame(), Kind::Table);
                 Ok(FlushOwed::all())
             }
             Stored::Table(_) | Stored::Large(_) => Err(Status::AlreadyMapped),

@@ -103,11 +103,7 @@ pub struct Covered {
 
 impl Covered {
     /// Nothing was asked.
-    const NOTHING: Covered = Covered {
-        pages: 0,
-        stopped: None,
-        flush: FlushOwed::NOTHING,
-    };
+    const NOTHING: Covered = Covered { pages: 0, stopped: None, flush: FlushOwed::NOTHING };
 }
 
 /// The memory of one VM.
@@ -204,12 +200,7 @@ impl Memory {
     /// Pays a flush: `flush` is called at most once and returns when every CPU has forgotten. Then
     /// tables that were replaced become free. Must happen before the lock of the memory is released.
     #[inline]
-    pub fn settle<T: TableMemory>(
-        &mut self,
-        machine: Machine<'_, T>,
-        owed: FlushOwed,
-        flush: impl FnOnce(Flush),
-    ) {
+    pub fn settle<T: TableMemory>(&mut self, machine: Machine<'_, T>, owed: FlushOwed, flush: impl FnOnce(Flush)) {
         owed.pay(flush);
         while let Some(table) = self.retired.take(machine.frames, self.owner, Kind::Table) {
             self.give_table(machine, table);

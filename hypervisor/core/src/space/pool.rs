@@ -24,18 +24,8 @@ impl Pool {
 
     /// Adds a frame that is `owner`'s and of kind `kind`. Answers whether it could; a frame that
     /// something refers to stays what it was.
-    pub(crate) fn give(
-        &mut self,
-        frames: &FrameTable<'_>,
-        owner: Owner,
-        frame: Mfn,
-        kind: Kind,
-    ) -> bool {
-        let pooled = Use {
-            owner,
-            kind: Kind::Pool,
-            number: self.head,
-        };
+    pub(crate) fn give(&mut self, frames: &FrameTable<'_>, owner: Owner, frame: Mfn, kind: Kind) -> bool {
+        let pooled = Use { owner, kind: Kind::Pool, number: self.head };
         let given = frames.change(frame, owner, kind, pooled).is_ok();
         if given {
             self.head = frame.0;
@@ -55,12 +45,7 @@ impl Pool {
     }
 
     /// Takes a frame for a use whose number means nothing.
-    pub(crate) fn take(
-        &mut self,
-        frames: &FrameTable<'_>,
-        owner: Owner,
-        kind: Kind,
-    ) -> Option<Mfn> {
+    pub(crate) fn take(&mut self, frames: &FrameTable<'_>, owner: Owner, kind: Kind) -> Option<Mfn> {
         self.take_for(frames, Use::new(owner, kind))
     }
 }

@@ -48,10 +48,7 @@ impl Memory {
     ///
     /// # Errors
     /// [`Status::QuotaExceeded`].
-    pub fn space_create<T: TableMemory>(
-        &mut self,
-        machine: Machine<'_, T>,
-    ) -> Result<SpaceId, Status> {
+    pub fn space_create<T: TableMemory>(&mut self, machine: Machine<'_, T>) -> Result<SpaceId, Status> {
         let free = self.spaces.iter().position(Option::is_none);
         let number = free.ok_or(Status::QuotaExceeded)?;
         if self.pool.free() < 2 {
@@ -61,18 +58,10 @@ impl Memory {
             let taken = self.pool.take(machine.frames, self.owner, Kind::Table);
             taken.ok_or(Status::QuotaExceeded)
         };
-        let roots = Roots {
-            kernel: take()?,
-            user: take()?,
-        };
+        let roots = Roots { kernel: take()?, user: take()? };
         self.fill_roots(machine, roots);
         if let Some(entry) = self.spaces.get_mut(number) {
-            *entry = Some(Space {
-                roots,
-                active: 0,
-                grants: 0,
-                dying: false,
-            });
+            *entry = Some(Space { roots, active: 0, grants: 0, dying: false });
         }
         let number = u32::try_from(number).map_err(|_| Status::QuotaExceeded)?;
         Ok(SpaceId(number))
@@ -135,11 +124,7 @@ impl Memory {
     /// # Errors
     /// [`Status::Busy`] for space 0, a space in use and one that shows granted pages;
     /// [`Status::NotFound`]; [`Status::Retry`] while tables are left.
-    pub fn space_destroy<T: TableMemory>(
-        &mut self,
-        machine: Machine<'_, T>,
-        space: SpaceId,
-    ) -> Result<(), Status> {
+    pub fn space_destroy<T: TableMemory>(&mut self, machine: Machine<'_, T>, space: SpaceId) -> Result<(), Status> {
         if space == SpaceId::FIRST {
             return Err(Status::Busy);
         }
@@ -150,11 +135,7 @@ impl Memory {
         }
         found.dying = true;
         let mut work = WORK;
-        if self.dismantle(machine, space, &mut work) {
-            Ok(())
-        } else {
-            Err(Status::Retry)
-        }
+        if self.dismantle(machine, space, &mut work) { Ok(()) } else { Err(Status::Retry) }
     }
 
     /// Empties the lower half of a space and gives its roots back. Answers whether it is all done.
@@ -208,13 +189,7 @@ impl Memory {
 
     /// Empties a table and all below, as far as the work allows; the tables themselves say how far it
     /// came. Recursion is at most three deep.
-    fn sweep<T: TableMemory>(
-        &mut self,
-        machine: Machine<'_, T>,
-        table: Mfn,
-        level: u32,
-        work: &mut u64,
-    ) -> bool {
+    fn sweep<T: TableMemory>(&mut self, machine: Machine<'_, T>, table: Mfn, level: u32, work: &mut u64) -> bool {
         for slot in 0..512 {
             if *work == 0 {
                 return false;

@@ -41,10 +41,7 @@ impl Memory {
     /// # Errors
     /// [`Refused::Busy`] when a vCPU still runs in a space, or a frame is still referred to from
     /// outside; the step can be repeated.
-    pub fn teardown_step<T: TableMemory>(
-        &mut self,
-        machine: Machine<'_, T>,
-    ) -> Result<Teardown, Refused> {
+    pub fn teardown_step<T: TableMemory>(&mut self, machine: Machine<'_, T>) -> Result<Teardown, Refused> {
         if self.is_active() {
             return Err(Refused::Busy);
         }
@@ -64,10 +61,7 @@ impl Memory {
             if taken.is_none() {
                 // The list is zero since its last frame was kept.
                 machine.tables.clear(self.time_page);
-                return Ok(Teardown::Done(Remains {
-                    list: self.list.first(),
-                    time_page: self.time_page,
-                }));
+                return Ok(Teardown::Done(Remains { list: self.list.first(), time_page: self.time_page }));
             }
         }
         Ok(Teardown::Again)
@@ -100,12 +94,7 @@ impl Memory {
     ///
     /// # Errors
     /// [`Refused::Busy`].
-    fn keep<T: TableMemory>(
-        &self,
-        machine: Machine<'_, T>,
-        frame: Mfn,
-        kind: Kind,
-    ) -> Result<(), Refused> {
+    fn keep<T: TableMemory>(&self, machine: Machine<'_, T>, frame: Mfn, kind: Kind) -> Result<(), Refused> {
         let kept = Use::new(self.owner, Kind::Kept);
         machine.frames.change(frame, self.owner, kind, kept)?;
         machine.tables.clear(frame);

@@ -32,12 +32,7 @@ pub(super) const fn slot(address: u64, level: u32) -> usize {
 
 /// Walks down from a root to the table of level `bottom` (1 or 2).
 #[inline(always)]
-pub(super) fn find<T: TableMemory>(
-    machine: Machine<'_, T>,
-    root: Mfn,
-    address: u64,
-    bottom: u32,
-) -> Found {
+pub(super) fn find<T: TableMemory>(machine: Machine<'_, T>, root: Mfn, address: u64, bottom: u32) -> Found {
     let mut table = root;
     let mut level = TOP;
     while level > bottom {
@@ -62,11 +57,7 @@ pub(super) fn clamp(address: GuestVirt, count: u64, page: u64) -> Result<u64, St
     if !address.is_guest_range(page) {
         return Err(Status::BadAddress);
     }
-    let end = if address.0 < KERNEL_START {
-        LOWER_END
-    } else {
-        KERNEL_END
-    };
+    let end = if address.0 < KERNEL_START { LOWER_END } else { KERNEL_END };
     let most = end.wrapping_sub(address.0).checked_div(page);
     Ok(count.min(most.unwrap_or(0)))
 }
@@ -88,9 +79,7 @@ impl Memory {
         match find(machine, root, address, bottom) {
             Found::Table(table) => Ok(table),
             Found::Large { .. } => Err(Status::AlreadyMapped),
-            Found::Missing { table, level } => {
-                self.make_tables(machine, space, (table, level), (address, bottom))
-            }
+            Found::Missing { table, level } => self.make_tables(machine, space, (table, level), (address, bottom)),
         }
     }
 
@@ -126,13 +115,7 @@ impl Memory {
 
     /// Stores a top-level entry in every root that shares it: both roots of the space for the lower
     /// half, the kernel root of each space for the kernel half.
-    fn link_top<T: TableMemory>(
-        &self,
-        machine: Machine<'_, T>,
-        space: SpaceId,
-        address: u64,
-        entry: ValidEntry,
-    ) {
+    fn link_top<T: TableMemory>(&self, machine: Machine<'_, T>, space: SpaceId, address: u64, entry: ValidEntry) {
         let slot = slot(address, TOP);
         if address >= KERNEL_START {
             for found in self.spaces.iter().flatten() {
@@ -146,12 +129,7 @@ impl Memory {
 
     /// What the tables of a space say about an address, for a crash report: no frame numbers.
     #[must_use]
-    pub fn page_walk<T: TableMemory>(
-        &self,
-        machine: Machine<'_, T>,
-        space: SpaceId,
-        address: GuestVirt,
-    ) -> PageWalk {
+    pub fn page_walk<T: TableMemory>(&self, machine: Machine<'_, T>, space: SpaceId, address: GuestVirt) -> PageWalk {
         let mut walk = PageWalk::default();
         if let Ok(found) = self.live(space)
             && address.is_guest_range(1)
@@ -179,11 +157,7 @@ impl PageWalk {
         for (step, level) in self.steps.iter_mut().zip([4_u8, 3, 2, 1]) {
             let index = slot(address, u32::from(level));
             let word = machine.tables.load(table, index);
-            *step = Some(WalkStep {
-                level,
-                index: u16::try_from(index).unwrap_or(0),
-                flags: reportable(word),
-            });
+            *step = Some(WalkStep { level, index: u16::try_from(index).unwrap_or(0), flags: reportable(word) });
             match Stored::of(word) {
                 Stored::Table(next) if level > 1 => table = next.frame(),
                 Stored::Table(_) | Stored::Large(_) | Stored::Nothing => return,

@@ -25,13 +25,9 @@ impl Scale {
     pub fn new(hz: u64) -> Option<Scale> {
         let multiplier = (u128::from(SECOND) << 32).checked_div(u128::from(hz))?;
         let multiplier = u64::try_from(multiplier).ok()?;
-        let inverse = (1_u128 << 64)
-            .checked_add(u128::from(multiplier).checked_sub(1)?)?
-            .checked_div(u128::from(multiplier))?;
-        Some(Scale {
-            multiplier,
-            inverse: u64::try_from(inverse).ok()?,
-        })
+        let inverse =
+            (1_u128 << 64).checked_add(u128::from(multiplier).checked_sub(1)?)?.checked_div(u128::from(multiplier))?;
+        Some(Scale { multiplier, inverse: u64::try_from(inverse).ok()? })
     }
 
     /// Nanoseconds per tick as a 32.32 fixed-point number, as a time page states it.
@@ -116,11 +112,7 @@ impl VmClock {
     /// The clock of a VM that starts when the counter reads `tsc`.
     #[must_use]
     pub fn starting_at(clock: Clock, tsc: u64) -> VmClock {
-        VmClock {
-            scale: clock.scale,
-            tsc_base: tsc,
-            started_ns: clock.at(tsc),
-        }
+        VmClock { scale: clock.scale, tsc_base: tsc, started_ns: clock.at(tsc) }
     }
 
     /// The VM's time when the counter reads `tsc`: what the guest computes from its time page.
@@ -168,8 +160,5 @@ pub struct TimePageUpdate {
 }
 
 #[cfg(test)]
-#[expect(
-    clippy::arithmetic_side_effects,
-    reason = "tests compute with small numbers of their own"
-)]
+#[expect(clippy::arithmetic_side_effects, reason = "tests compute with small numbers of their own")]
 mod tests;

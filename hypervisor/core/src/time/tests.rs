@@ -7,16 +7,8 @@ use protocol::handle::Nanos;
 use protocol::shared::TimePage;
 
 /// Rates of real counters: PIT, ACPI timer, HPET, local APIC and TSC.
-const RATES: [u64; 8] = [
-    1_193_182,
-    3_579_545,
-    14_318_180,
-    62_500_000,
-    1_000_000_000,
-    2_099_999_999,
-    2_893_202_000,
-    5_700_000_000,
-];
+const RATES: [u64; 8] =
+    [1_193_182, 3_579_545, 14_318_180, 62_500_000, 1_000_000_000, 2_099_999_999, 2_893_202_000, 5_700_000_000];
 
 /// As a guest computes time from its page.
 fn guest_time(page: &TimePage, tsc: u64) -> u64 {
@@ -46,10 +38,7 @@ fn a_day_is_exact_to_a_microsecond() {
     for hz in RATES.into_iter().filter(|hz| *hz > 10_000_000) {
         let day = Scale::new(hz).unwrap().nanoseconds(hz * 86_400);
         let error = (86_400 * SECOND).abs_diff(day);
-        assert!(
-            error < 86_400 * 1000 * (hz / SECOND + 1),
-            "{hz}: {error} ns"
-        );
+        assert!(error < 86_400 * 1000 * (hz / SECOND + 1), "{hz}: {error} ns");
     }
 }
 
@@ -72,6 +61,20 @@ fn a_deadline_that_has_come_is_now() {
     let clock = Clock::new(Scale::new(2_893_202_000).unwrap(), 77);
     for past in [0, 1, clock.at(1 << 30)] {
         assert_eq!(clock.tsc_at(past, 1 << 30), 1 << 30);
+    }
+}
+
+#[test]
+fn the_rounding_of_two_clocks_never_lets_a_vm_wake_early() {
+    let clock = Clock::new(Scale::new(2_893_202_000).unwrap(), 0);
+    for start in 0..60 {
+        let vm = VmClock::starting_at(clock, start);
+        for deadline in 0..60 {
+            for now in start..start + 60 {
+                let tsc = clock.tsc_at(vm.to_machine(Nanos(deadline)), now);
+                assert!(vm.at(tsc) >= Nanos(deadline), "{start} {deadline} {now}");
+            }
+        }
     }
 }
 

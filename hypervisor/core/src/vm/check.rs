@@ -20,10 +20,7 @@ const MOST_PERCENT: u64 = 1600;
 ///
 /// # Errors
 /// The first thing that is wrong.
-pub(super) fn check_manifest(
-    manifest: &Manifest,
-    payloads: Payloads<'_>,
-) -> Result<(), ImageError> {
+pub(super) fn check_manifest(manifest: &Manifest, payloads: Payloads<'_>) -> Result<(), ImageError> {
     let found = wide(manifest.vms.len());
     if found == 0 || found > u64::from(limit::VMS) {
         return Err(ImageError::VmCount { found });
@@ -54,21 +51,11 @@ fn check_vm(vm: &VmManifest, payloads: Payloads<'_>) -> Result<(), Problem> {
     }
     within("its memory_frames", vm.memory_frames, 1, NUMBER_END)?;
     within("its pool_frames", vm.pool_frames, 1, NUMBER_END)?;
-    within(
-        "its number of vCPUs",
-        vm.vcpus.into(),
-        1,
-        limit::VCPUS.into(),
-    )?;
+    within("its number of vCPUs", vm.vcpus.into(), 1, limit::VCPUS.into())?;
     within("its weight", vm.weight.into(), 1, u32::MAX.into())?;
     within("its cap_percent", vm.cap_percent.into(), 0, MOST_PERCENT)?;
     let command_line = wide(vm.command_line.len());
-    within(
-        "the length of its command line",
-        command_line,
-        0,
-        limit::COMMAND_LINE.into(),
-    )?;
+    within("the length of its command line", command_line, 0, limit::COMMAND_LINE.into())?;
     if vm.command_line.bytes().any(|byte| byte == 0) {
         return Err(Problem::CommandLine);
     }
@@ -76,10 +63,7 @@ fn check_vm(vm: &VmManifest, payloads: Payloads<'_>) -> Result<(), Problem> {
     check_modules(vm, payloads)?;
     let needed = Plan::of(vm).first_free.0;
     if needed > vm.memory_frames {
-        return Err(Problem::MemoryTooSmall {
-            needed,
-            found: vm.memory_frames,
-        });
+        return Err(Problem::MemoryTooSmall { needed, found: vm.memory_frames });
     }
     Ok(())
 }
@@ -94,9 +78,7 @@ fn check_segments(vm: &VmManifest, payloads: Payloads<'_>) -> Result<(), Problem
     let mut free = 0_u64;
     for segment in &vm.segments {
         let address = segment.address;
-        if !address.is_multiple_of(PAGE_SIZE)
-            || segment.memory_bytes == 0
-            || segment.file_bytes > segment.memory_bytes
+        if !address.is_multiple_of(PAGE_SIZE) || segment.memory_bytes == 0 || segment.file_bytes > segment.memory_bytes
         {
             return Err(Problem::SegmentShape { address });
         }
@@ -115,14 +97,9 @@ fn check_segments(vm: &VmManifest, payloads: Payloads<'_>) -> Result<(), Problem
     }
     let entered = |segment: &Segment| {
         let offset = vm.entry.checked_sub(segment.address);
-        segment.flags.contains(MapFlags::EXECUTE)
-            && offset.is_some_and(|offset| offset < segment.memory_bytes)
+        segment.flags.contains(MapFlags::EXECUTE) && offset.is_some_and(|offset| offset < segment.memory_bytes)
     };
-    if vm.segments.iter().any(entered) {
-        Ok(())
-    } else {
-        Err(Problem::Entry { address: vm.entry })
-    }
+    if vm.segments.iter().any(entered) { Ok(()) } else { Err(Problem::Entry { address: vm.entry }) }
 }
 
 /// Checks the modules.
@@ -147,12 +124,7 @@ fn check_modules(vm: &VmManifest, payloads: Payloads<'_>) -> Result<(), Problem>
 fn check_channel_count(manifest: &Manifest, vm: u32) -> Result<(), Problem> {
     let ends = manifest.channels.iter();
     let count = ends.filter(|channel| channel.ends.contains(&vm)).count();
-    within(
-        "its number of channels",
-        wide(count),
-        0,
-        limit::CHANNELS.into(),
-    )
+    within("its number of channels", wide(count), 0, limit::CHANNELS.into())
 }
 
 /// Checks the ends, size and labels of a channel.
@@ -168,12 +140,7 @@ fn check_channel(manifest: &Manifest, channel: &ChannelManifest) -> Result<(), P
     if core::ptr::eq(one, two) {
         return Err(Problem::Ends { ends });
     }
-    within(
-        "its number of frames",
-        channel.frames,
-        1,
-        CHANNEL_STRIDE / PAGE_SIZE,
-    )?;
+    within("its number of frames", channel.frames, 1, CHANNEL_STRIDE / PAGE_SIZE)?;
     if !one.label.flows_to(two.label) || !two.label.flows_to(one.label) {
         return Err(Problem::Labels { ends });
     }
@@ -204,12 +171,7 @@ fn check_name<'n>(name: &str, mut earlier: impl Iterator<Item = &'n str>) -> Res
 /// [`Problem::Number`].
 const fn within(what: &'static str, found: u64, least: u64, most: u64) -> Result<(), Problem> {
     if found < least || found > most {
-        return Err(Problem::Number {
-            what,
-            found,
-            least,
-            most,
-        });
+        return Err(Problem::Number { what, found, least, most });
     }
     Ok(())
 }

@@ -1,8 +1,5 @@
 //! A small system for tests: two VMs and a channel, packed the way `xtask` packs.
-#![expect(
-    clippy::arithmetic_side_effects,
-    reason = "test code: numbers are small and a wrong one fails the test"
-)]
+#![expect(clippy::arithmetic_side_effects, reason = "test code: numbers are small and a wrong one fails the test")]
 
 use protocol::flags::MapFlags;
 use protocol::image::{FORMAT, ImageHeader, MAGIC, crc32};
@@ -46,29 +43,20 @@ pub(super) fn demo_manifest() -> Manifest {
                 flags: MapFlags::WRITE,
             },
         ],
-        modules: vec![Module {
-            name: "data".into(),
-            image_offset: PAYLOADS + 3 * PAGE_SIZE,
-            bytes: PAGE_SIZE + 100,
-        }],
+        modules: vec![Module { name: "data".into(), image_offset: PAYLOADS + 3 * PAGE_SIZE, bytes: PAGE_SIZE + 100 }],
     };
     Manifest {
         name: "demo".into(),
         vms: vec![vm("one"), vm("two")],
-        channels: vec![ChannelManifest {
-            name: "link".into(),
-            ends: [0, 1],
-            frames: 3,
-        }],
+        channels: vec![ChannelManifest { name: "link".into(), ends: [0, 1], frames: 3 }],
     }
 }
 
 /// The image of a manifest; payload bytes are a pattern.
 pub(super) fn pack(manifest: &Manifest) -> Vec<u8> {
     let encoded = postcard::to_allocvec(manifest).unwrap();
-    let mut bytes: Vec<u8> = (0..BYTES.max(40 + encoded.len()))
-        .map(|position| u8::try_from(position * 7 % 251).unwrap())
-        .collect();
+    let mut bytes: Vec<u8> =
+        (0..BYTES.max(40 + encoded.len())).map(|position| u8::try_from(position * 7 % 251).unwrap()).collect();
     bytes[40..40 + encoded.len()].copy_from_slice(&encoded);
     let header = ImageHeader {
         magic: MAGIC,

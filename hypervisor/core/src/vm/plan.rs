@@ -33,40 +33,23 @@ pub struct Plan {
 
 /// The pieces of a VM: its segments, then its modules.
 pub fn pieces(manifest: &VmManifest) -> impl Iterator<Item = Piece> + '_ {
-    let segments = manifest.segments.iter().map(|segment| {
-        (
-            segment.image_offset,
-            segment.file_bytes,
-            segment.memory_bytes,
-        )
-    });
-    let modules = manifest
-        .modules
-        .iter()
-        .map(|module| (module.image_offset, module.bytes, module.bytes));
+    let segments =
+        manifest.segments.iter().map(|segment| (segment.image_offset, segment.file_bytes, segment.memory_bytes));
+    let modules = manifest.modules.iter().map(|module| (module.image_offset, module.bytes, module.bytes));
     let mut next = 0_u64;
-    segments
-        .chain(modules)
-        .map(move |(image_offset, bytes, memory)| {
-            let frames = memory.div_ceil(PAGE_SIZE);
-            let first = Gfn(next);
-            next = next.saturating_add(frames);
-            Piece {
-                first,
-                frames,
-                image_offset,
-                bytes,
-            }
-        })
+    segments.chain(modules).map(move |(image_offset, bytes, memory)| {
+        let frames = memory.div_ceil(PAGE_SIZE);
+        let first = Gfn(next);
+        next = next.saturating_add(frames);
+        Piece { first, frames, image_offset, bytes }
+    })
 }
 
 impl Plan {
     /// The plan of a VM. Numbers saturate; the image check compares them with the VM's memory.
     #[must_use]
     pub fn of(manifest: &VmManifest) -> Plan {
-        let end = pieces(manifest)
-            .last()
-            .map_or(0, |piece| piece.first.0.saturating_add(piece.frames));
+        let end = pieces(manifest).last().map_or(0, |piece| piece.first.0.saturating_add(piece.frames));
         let vcpu_pages = end.saturating_add(1);
         let stack = vcpu_pages.saturating_add(u64::from(manifest.vcpus));
         Plan {

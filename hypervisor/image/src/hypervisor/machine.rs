@@ -119,7 +119,7 @@ pub(super) struct Vm {
     /// How many it has.
     pub(super) vcpu_count: usize,
     /// Its memory; nothing while it does not exist.
-    memory: Lock<Option<Memory>>,
+    pub(super) memory: Lock<Option<Memory>>,
     /// Its event ports.
     pub(super) ports: Lock<PortTable>,
     /// The grants that it gave.
@@ -127,9 +127,9 @@ pub(super) struct Vm {
     /// Its time.
     pub(super) clock: Lock<VmClock>,
     /// CPUs that have one of its roots loaded, one bit each.
-    cpus: AtomicU64,
-    /// Life, as [`Life`].
-    life: AtomicU32,
+    pub(super) cpus: AtomicU64,
+    /// How far its life has gone.
+    pub(super) life: Lock<Life>,
     /// How often it may still be started again.
     pub(super) restarts_left: AtomicU32,
     /// Log frames so far.
@@ -156,36 +156,7 @@ pub(super) enum After {
     Restart,
 }
 
-/// Parts of a [`Vm`] that `start` decides.
-pub(super) struct Shape {
-    pub(super) id: VmId,
-    pub(super) label: Label,
-    pub(super) first_vcpu: usize,
-    pub(super) vcpu_count: usize,
-    pub(super) restarts: u32,
-    pub(super) ports: PortTable,
-    pub(super) clock: VmClock,
-}
-
 impl Vm {
-    /// A VM without memory.
-    pub(super) fn new(shape: Shape) -> Vm {
-        Vm {
-            id: shape.id,
-            label: shape.label,
-            first_vcpu: shape.first_vcpu,
-            vcpu_count: shape.vcpu_count,
-            memory: Lock::new(None),
-            ports: Lock::new(shape.ports),
-            grants: Lock::new(GrantTable::new(shape.id)),
-            clock: Lock::new(shape.clock),
-            cpus: AtomicU64::new(0),
-            life: AtomicU32::new(0),
-            restarts_left: AtomicU32::new(shape.restarts),
-            log_sequence: AtomicU32::new(0),
-        }
-    }
-
     /// Its name.
     pub(super) fn name(&self) -> &'static str {
         let index = usize::try_from(self.id.0).unwrap_or(usize::MAX);
@@ -255,30 +226,14 @@ impl Vm {
         self.cpus.load(Ordering::SeqCst) != 0
     }
 
-    /// How far its life has gone.
-    pub(super) fn life(&self) -> Life {
-        match self.life.load(Ordering::SeqCst) {
-            0 => Life::Live,
-            1 => Life::Ending(After::Nothing),
-            2 => Life::Ending(After::Restart),
-            _ => Life::Gone,
-        }
-    }
-
     /// Goes on in its life. Returns false when it was not at `from` any more: somebody else was first.
     pub(super) fn change_life(&self, from: Life, to: Life) -> bool {
-        self.life.compare_exchange(from.number(), to.number(), Ordering::SeqCst, Ordering::SeqCst).is_ok()
-    }
-}
-
-impl Life {
-    const fn number(self) -> u32 {
-        match self {
-            Life::Live => 0,
-            Life::Ending(After::Nothing) => 1,
-            Life::Ending(After::Restart) => 2,
-            Life::Gone => 3,
+        let mut life = self.life.lock();
+        let is_first = *life == from;
+        if is_first {
+            *life = to;
         }
+        is_first
     }
 }
 

@@ -1,6 +1,7 @@
 //! Wiring: which decision of hv-core leads to which effect of hv-arch.
 
 mod calls;
+mod cell;
 mod clock;
 mod cpu;
 mod death;
@@ -15,7 +16,6 @@ mod panic;
 mod run;
 mod start;
 mod teardown;
-mod text;
 mod vcpu;
 
 hv_arch::entry_point!(start::main);

@@ -251,7 +251,8 @@ pub(super) fn cpu_time(vm: &Vm) -> u64 {
 /// Waits until another CPU has left a vCPU that was told to stop. Gives up when the caller's own vCPU
 /// is told to stop meanwhile: else two that stop each other would wait for ever.
 pub(super) fn wait_until_stopped(vcpu: &Vcpu, own: &Vcpu) {
-    while machine().scheduler.lock().state(key(vcpu)) != Some(RunState::Stopped) && !own.is_stopping() {
+    while machine().scheduler.lock().state(key(vcpu)) != Some(RunState::Stopped) && !own.stopping.load(Ordering::SeqCst)
+    {
         mmu::flush::service();
         hv_arch::cpu::pause();
     }

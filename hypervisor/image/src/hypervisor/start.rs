@@ -2,7 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use hv_arch::boot::{self, BootInfo};
 use hv_arch::cpu::{assertions, features::Features};
@@ -13,6 +13,7 @@ use hv_arch::{heap, local, mmu, time};
 use hv_core::addr::{CpuId, MAX_CPUS, Mfn};
 use hv_core::console::Console;
 use hv_core::event::{self, PortTable};
+use hv_core::grant::GrantTable;
 use hv_core::sched::Scheduler;
 use hv_core::space::{self, HypervisorSlots, Region};
 use hv_core::time::{Clock, Scale, VmClock};
@@ -24,7 +25,7 @@ use protocol::{SpaceId, VcpuId, VmId, flags};
 use super::cpu::Cpu;
 use super::line::Line;
 use super::lock::Lock;
-use super::machine::{self, Machine, Shape, Vm, machine};
+use super::machine::{self, Life, Machine, Vm, machine};
 use super::memory::{self, Memory};
 use super::run;
 use super::vcpu::Vcpu;
@@ -100,9 +101,7 @@ fn set_up(
     let regions: Vec<Region> = manifest
         .channels
         .iter()
-        .map(|channel| {
-            claim_channel(tables, channel.frames).unwrap_or_else(|error| boot::refuse(error))
-        })
+        .map(|channel| claim_channel(tables, channel.frames).unwrap_or_else(|error| boot::refuse(error)))
         .collect();
     let ends: Vec<&'static [ChannelEnd<'static>]> =
         (0..vm_count).map(|vm| channel_ends(manifest, &regions, vm)).collect();
@@ -184,23 +183,23 @@ fn make_vm(
     }
     let channels: Vec<event::ChannelEnd> = ends
         .iter()
-        .map(|end| event::ChannelEnd {
-            peer: end.peer,
-            peer_channel: peer_index(manifest, end.name, end.peer.0),
-        })
+        .map(|end| event::ChannelEnd { peer: end.peer, peer_channel: peer_index(manifest, end.name, end.peer.0) })
         .collect();
-    Vm::new(Shape {
+    let restarts = if let OnCrash::Restart(times) = entry.on_crash { times } else { 0 };
+    Vm {
         id: VmId(number),
         label: entry.label,
         first_vcpu,
         vcpu_count: vcpus.len().saturating_sub(first_vcpu),
-        restarts: match entry.on_crash {
-            OnCrash::Restart(times) => times,
-            OnCrash::Stop | OnCrash::HaltAll => 0,
-        },
-        ports: PortTable::new(VmId(number), entry.vcpus, &channels),
-        clock: VmClock::starting_at(clock, hv_arch::cpu::read_tsc()),
-    })
+        memory: Lock::new(None),
+        ports: Lock::new(PortTable::new(VmId(number), entry.vcpus, &channels)),
+        grants: Lock::new(GrantTable::new(VmId(number))),
+        clock: Lock::new(VmClock::starting_at(clock, hv_arch::cpu::read_tsc())),
+        cpus: AtomicU64::new(0),
+        life: Lock::new(Life::Live),
+        restarts_left: AtomicU32::new(restarts),
+        log_sequence: AtomicU32::new(0),
+    }
 }
 
 /// Builds all VMs from the image.

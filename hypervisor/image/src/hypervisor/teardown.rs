@@ -1,8 +1,8 @@
 //! Taking an ended VM apart, in steps that a CPU does between guests, and building it again.
 
-use hv_core::grant::Revoking;
 use hv_core::addr::Mfn;
 use hv_core::frame::{Kind, Owner};
+use hv_core::grant::Revoking;
 use hv_core::space::{FrameList, Remains, Teardown};
 use hv_core::vm::{Build, Builder, Origin};
 use protocol::{GrantRef, Status, VmId};
@@ -55,9 +55,12 @@ pub(super) fn step() -> bool {
     };
     let is_idle = matches!(working.stage, Stage::Idle);
     let only = working.vm;
-    machine().vms.iter().filter(|vm| is_idle || vm.id == only).any(|vm| match vm.life() {
-        Life::Ending(after) => step_of(vm, &mut working, after),
-        Life::Live | Life::Gone => false,
+    machine().vms.iter().filter(|vm| is_idle || vm.id == only).any(|vm| {
+        let life = *vm.life.lock();
+        match life {
+            Life::Ending(after) => step_of(vm, &mut working, after),
+            Life::Live | Life::Gone => false,
+        }
     })
 }
 

@@ -2,20 +2,22 @@
 //! it runs); what a switch saves is behind a lock, which also keeps a CPU that chose the vCPU from
 //! loading it before the last one has saved it.
 
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use hv_arch::guest::Registers;
 use hv_arch::guest::fpu;
 use hv_arch::guest::page::SharedPage;
 use hv_arch::guest::segments::{self, Selectors};
-use hv_arch::guest::Registers;
 use hv_arch::mmu;
 use hv_core::abi::native::debug::DebugRegisters;
 use hv_core::abi::native::entry::Mode;
 use hv_core::abi::native::traps::HANDLERS;
+use hv_core::addr::convert::{index, wide};
 use hv_core::addr::{CpuId, Mfn};
 use hv_core::space::Roots;
 use protocol::{SpaceId, VcpuId};
 
+use super::cell::Cell;
 use super::lock::Lock;
 use super::machine::{Vm, machine};
 
@@ -44,16 +46,19 @@ pub(super) struct Vcpu {
     pub(super) vm: usize,
     /// Its number in the VM.
     pub(super) id: VcpuId,
-    page: AtomicU64,
-    user_mode: AtomicBool,
-    kernel_root: AtomicU64,
-    user_root: AtomicU64,
+    page: Cell,
+    /// 0 for kernel mode, 1 for user mode.
+    user_mode: Cell,
+    /// Roots of kernel and user mode.
+    roots: [Cell; 2],
     space: AtomicU32,
-    other_gs: AtomicU64,
+    /// The GS base of the mode that does not run.
+    pub(super) other_gs: Cell,
     presence: AtomicU32,
     has_breakpoints: AtomicBool,
-    stopping: AtomicBool,
-    handlers: [AtomicU64; HANDLERS],
+    /// Another vCPU waits for this one to stop.
+    pub(super) stopping: AtomicBool,
+    handlers: [Cell; HANDLERS],
     /// The last calls, for the report of a crash.
     pub(super) trace: Trace,
     /// Debug registers.
@@ -90,16 +95,15 @@ impl Vcpu {
             index,
             vm,
             id,
-            page: AtomicU64::new(0),
-            user_mode: AtomicBool::new(false),
-            kernel_root: AtomicU64::new(0),
-            user_root: AtomicU64::new(0),
+            page: Cell::new(0),
+            user_mode: Cell::new(0),
+            roots: [const { Cell::new(0) }; 2],
             space: AtomicU32::new(NO_SPACE),
-            other_gs: AtomicU64::new(0),
+            other_gs: Cell::new(0),
             presence: AtomicU32::new(AWAY),
             has_breakpoints: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
-            handlers: [const { AtomicU64::new(0) }; HANDLERS],
+            handlers: [const { Cell::new(0) }; HANDLERS],
             trace: Trace::new(),
             debug: Lock::new(DebugRegisters::INITIAL),
             saved: Lock::new(Saved::INITIAL),
@@ -118,19 +122,19 @@ impl Vcpu {
     /// The page that it shares with its guest.
     #[inline(always)]
     pub(super) fn page(&self) -> SharedPage {
-        SharedPage::new(Mfn(self.page.load(Ordering::Relaxed)))
+        SharedPage::new(Mfn(self.page.get()))
     }
 
     /// Tells it which frame its shared page is.
     pub(super) fn set_page(&self, frame: Mfn) {
-        self.page.store(frame.0, Ordering::Relaxed);
+        self.page.set(frame.0);
         self.page().set_number(self.id.0);
     }
 
     /// Which half of it runs.
     #[inline(always)]
     pub(super) fn mode(&self) -> Mode {
-        if self.user_mode.load(Ordering::Relaxed) { Mode::User } else { Mode::Kernel }
+        if self.user_mode.get() == 0 { Mode::Kernel } else { Mode::User }
     }
 
     /// The space that it runs in.
@@ -147,50 +151,38 @@ impl Vcpu {
     /// Makes a space its own; loads it when the vCPU is.
     pub(super) fn set_space(&self, space: SpaceId, roots: Roots) {
         self.space.store(space.0, Ordering::Relaxed);
-        self.kernel_root.store(roots.kernel.0, Ordering::Relaxed);
-        self.user_root.store(roots.user.0, Ordering::Relaxed);
+        for (root, frame) in self.roots.iter().zip([roots.kernel, roots.user]) {
+            root.set(frame.0);
+        }
     }
 
     /// Loads the root of its space and mode.
     #[inline(always)]
     pub(super) fn load_root(&self) {
-        let root = match self.mode() {
-            Mode::Kernel => &self.kernel_root,
-            Mode::User => &self.user_root,
-        };
-        mmu::load_root(Mfn(root.load(Ordering::Relaxed)));
+        let [kernel, user] = &self.roots;
+        mmu::load_root(Mfn(if self.user_mode.get() == 0 { kernel.get() } else { user.get() }));
     }
 
     /// Goes to the other mode: its root, its GS base. The vCPU must be loaded.
     #[inline(always)]
     pub(super) fn change_mode(&self, mode: Mode) {
-        self.user_mode.store(mode == Mode::User, Ordering::Relaxed);
+        self.user_mode.set(u64::from(mode == Mode::User));
         self.load_root();
         let leaving = segments::guest_gs_base();
-        segments::set_guest_gs_base(self.other_gs.load(Ordering::Relaxed));
-        self.other_gs.store(leaving, Ordering::Relaxed);
-    }
-
-    /// The GS base of the mode that does not run.
-    pub(super) fn other_gs(&self) -> u64 {
-        self.other_gs.load(Ordering::Relaxed)
-    }
-
-    /// Sets the GS base of the mode that does not run.
-    pub(super) fn set_other_gs(&self, base: u64) {
-        self.other_gs.store(base, Ordering::Relaxed);
+        segments::set_guest_gs_base(self.other_gs.get());
+        self.other_gs.set(leaving);
     }
 
     /// A handler's address, or 0.
     #[inline(always)]
     pub(super) fn handler(&self, index: usize) -> u64 {
-        self.handlers.get(index).map_or(0, |handler| handler.load(Ordering::Relaxed))
+        self.handlers.get(index).map_or(0, Cell::get)
     }
 
     /// Installs a handler.
     pub(super) fn set_handler(&self, index: usize, address: u64) {
         if let Some(handler) = self.handlers.get(index) {
-            handler.store(address, Ordering::Relaxed);
+            handler.set(address);
         }
     }
 
@@ -213,20 +205,10 @@ impl Vcpu {
         self.presence.store(value, Ordering::SeqCst);
     }
 
-    /// Whether another vCPU waits for this one to stop.
-    pub(super) fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::SeqCst)
-    }
-
-    /// Notes whether another vCPU waits for this one to stop.
-    pub(super) fn set_stopping(&self, stopping: bool) {
-        self.stopping.store(stopping, Ordering::SeqCst);
-    }
-
     /// Gives it the state of a vCPU that starts at an entry.
     pub(super) fn prepare(&self, registers: Registers) {
-        self.user_mode.store(false, Ordering::Relaxed);
-        self.other_gs.store(0, Ordering::Relaxed);
+        self.user_mode.set(0);
+        self.other_gs.set(0);
         self.set_debug(DebugRegisters::INITIAL);
         let mut saved = self.saved.lock();
         *saved = Saved::INITIAL;
@@ -236,14 +218,14 @@ impl Vcpu {
     /// Takes over the handlers of the vCPU that starts this one.
     pub(super) fn copy_handlers(&self, from: &Vcpu) {
         for (own, other) in self.handlers.iter().zip(&from.handlers) {
-            own.store(other.load(Ordering::Relaxed), Ordering::Relaxed);
+            own.set(other.get());
         }
     }
 
     /// Forgets all handlers.
     pub(super) fn clear_handlers(&self) {
         for handler in &self.handlers {
-            handler.store(0, Ordering::Relaxed);
+            handler.set(0);
         }
     }
 
@@ -292,54 +274,51 @@ const TRACED: usize = 16;
 /// A ring of the last calls. Written by the vCPU's own CPU only.
 #[derive(Debug)]
 pub(super) struct Trace {
-    next: AtomicU32,
-    calls: [[AtomicU64; 4]; TRACED],
+    next: Cell,
+    calls: [[Cell; 4]; TRACED],
 }
+
+/// Call number of a slot that holds no call.
+const NO_CALL: u64 = u64::MAX;
 
 impl Trace {
     fn new() -> Trace {
-        Trace {
-            next: AtomicU32::new(0),
-            calls: [const { [const { AtomicU64::new(u64::MAX) }; 4] }; TRACED],
-        }
+        Trace { next: Cell::new(0), calls: [const { [const { Cell::new(NO_CALL) }; 4] }; TRACED] }
+    }
+
+    fn slot(&self, number: u64) -> Option<&[Cell; 4]> {
+        self.calls.get(index(number) % TRACED)
     }
 
     /// Notes a call before it is made: number and two arguments.
     #[inline(always)]
     pub(super) fn begin(&self, number: u64, first: u64, second: u64) {
-        let slot = self.next.load(Ordering::Relaxed);
-        self.next.store(slot.wrapping_add(1), Ordering::Relaxed);
-        if let Some([a, b, c, _]) = self.calls.get(usize::try_from(slot).unwrap_or(0) % TRACED) {
-            a.store(number, Ordering::Relaxed);
-            b.store(first, Ordering::Relaxed);
-            c.store(second, Ordering::Relaxed);
+        let next = self.next.get();
+        self.next.set(next.wrapping_add(1));
+        if let Some([a, b, c, _]) = self.slot(next) {
+            a.set(number);
+            b.set(first);
+            c.set(second);
         }
     }
 
     /// Notes what the last call returned.
     #[inline(always)]
     pub(super) fn end(&self, result: u64) {
-        let slot = self.next.load(Ordering::Relaxed).wrapping_sub(1);
-        if let Some([_, _, _, d]) = self.calls.get(usize::try_from(slot).unwrap_or(0) % TRACED) {
-            d.store(result, Ordering::Relaxed);
+        if let Some([_, _, _, last]) = self.slot(self.next.get().wrapping_sub(1)) {
+            last.set(result);
         }
     }
 
     /// The calls, newest first: number, two arguments, result.
     pub(super) fn newest_first(&self) -> impl Iterator<Item = [u64; 4]> + '_ {
-        let next = usize::try_from(self.next.load(Ordering::Relaxed)).unwrap_or(0);
-        (1..=TRACED)
-            .filter_map(move |back| self.calls.get(next.wrapping_sub(back) % TRACED))
-            .map(|call| call.each_ref().map(|word| word.load(Ordering::Relaxed)))
-            .filter(|call| call.first() != Some(&u64::MAX))
+        let next = self.next.get();
+        let slots = (1..=wide(TRACED)).filter_map(move |back| self.slot(next.wrapping_sub(back)));
+        slots.map(|call| call.each_ref().map(Cell::get)).filter(|call| call.first() != Some(&NO_CALL))
     }
 
     /// Forgets all calls.
     pub(super) fn clear(&self) {
-        for call in &self.calls {
-            for word in call {
-                word.store(u64::MAX, Ordering::Relaxed);
-            }
-        }
+        self.calls.iter().flatten().for_each(|word| word.set(NO_CALL));
     }
 }

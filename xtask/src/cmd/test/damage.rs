@@ -32,15 +32,11 @@ pub fn cases() -> Vec<Case> {
         .map(|damage| {
             Case::new(format!("guest/damaged-image {damage:?}"), move |bench| {
                 let outcome = guest::run_hello(bench, "max", |prepared| {
-                    let mut image =
-                        std::fs::read(&prepared.image).context(prepared.image.display())?;
+                    let mut image = std::fs::read(&prepared.image).context(prepared.image.display())?;
                     damage.apply(&mut image);
                     let path = prepared.image.with_extension("damaged");
                     cmd::write(&path, &image)?;
-                    Ok(Some(Boot::Direct {
-                        hypervisor: prepared.hypervisor.clone(),
-                        image: path,
-                    }))
+                    Ok(Some(Boot::Direct { hypervisor: prepared.hypervisor.clone(), image: path }))
                 });
                 expect_refusal(outcome, "cannot start")
             })
@@ -58,16 +54,10 @@ impl Damage {
         };
         match self {
             // QEMU passes no module of length 0: one sector is the shortest.
-            Damage::Cut(eighths) => {
-                image.truncate((image.len() * eighths / 8 / 512 * 512).max(512))
-            }
+            Damage::Cut(eighths) => image.truncate((image.len() * eighths / 8 / 512 * 512).max(512)),
             Damage::Flip(at) => flip(image, at),
             Damage::FlipPart(eighths) => flip(image, image.len() * eighths / 8),
-            Damage::Noise => {
-                *image = (0..65_536u32)
-                    .map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3])
-                    .collect()
-            }
+            Damage::Noise => *image = (0..65_536u32).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect(),
         }
     }
 }
@@ -81,10 +71,7 @@ pub fn expect_refusal(outcome: Result<Outcome, Failure>, text: &str) -> Verdict 
     let said = outcome.transcript.iter().any(|line| line.contains(text));
     let mut wrong = Vec::new();
     if outcome.exit != Exit::Unfit {
-        wrong.push(format!(
-            "it was not refused: exit code {}",
-            outcome.exit.code()
-        ));
+        wrong.push(format!("it was not refused: exit code {}", outcome.exit.code()));
     }
     if !said {
         wrong.push(format!("no line says `{text}`"));

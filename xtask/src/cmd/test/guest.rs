@@ -17,16 +17,11 @@ pub fn cases() -> Result<Vec<Case>, Failure> {
         for smp in system.test.iter().flat_map(|test| test.smp.clone()) {
             let system = system.clone();
             let title = format!("guest/{name} smp={smp}");
-            cases.push(Case::new(title, move |bench| {
-                judge(run_system(bench, &system, smp), system.test.as_ref())
-            }));
+            cases.push(Case::new(title, move |bench| judge(run_system(bench, &system, smp), system.test.as_ref())));
         }
     }
     for way in [Way::Bios, Way::Uefi, Way::Bochs] {
-        cases.push(Case::new(
-            format!("guest/hello {}", way.name()),
-            move |bench| way.test(bench),
-        ));
+        cases.push(Case::new(format!("guest/hello {}", way.name()), move |bench| way.test(bench)));
     }
     for (cpu, missing) in UNFIT {
         let title = format!("guest/unfit-cpu {cpu}");
@@ -39,11 +34,8 @@ pub fn cases() -> Result<Vec<Case>, Failure> {
 }
 
 /// CPU models that lack something the hypervisor needs, and a word of the sentence that says so.
-const UNFIT: [(&str, &str); 3] = [
-    ("qemu32", "long mode"),
-    ("max,-nx", "cannot start"),
-    ("max,-syscall", "cannot start"),
-];
+const UNFIT: [(&str, &str); 3] =
+    [("qemu32", "long mode"), ("max,-nx", "cannot start"), ("max,-syscall", "cannot start")];
 
 /// Boots a system as its test table says.
 fn run_system(bench: &mut Bench, system: &System, smp: u32) -> Result<Outcome, Failure> {
@@ -69,10 +61,7 @@ fn run_system(bench: &mut Bench, system: &System, smp: u32) -> Result<Outcome, F
     };
     let machine = Machine {
         program,
-        boot: Boot::Direct {
-            hypervisor: prepared.hypervisor,
-            image: prepared.image,
-        },
+        boot: Boot::Direct { hypervisor: prepared.hypervisor, image: prepared.image },
         smp,
         memory_mib: test.memory_mib,
         cpu: test.cpu.clone().unwrap_or_else(|| "max".to_owned()),
@@ -91,23 +80,11 @@ fn judge(outcome: Result<Outcome, Failure>, test: Option<&TestSpec>) -> Verdict 
     let wanted = test.and_then(|test| test.exit).unwrap_or(0);
     let mut wrong = Vec::new();
     if outcome.exit.code() != wanted {
-        wrong.push(format!(
-            "it ended with code {} ({}), not {wanted}",
-            outcome.exit.code(),
-            outcome.exit.words()
-        ));
+        wrong.push(format!("it ended with code {} ({}), not {wanted}", outcome.exit.code(), outcome.exit.words()));
     }
-    wrong.extend(
-        outcome
-            .unmet
-            .iter()
-            .map(|text| format!("not reached: {text}")),
-    );
+    wrong.extend(outcome.unmet.iter().map(|text| format!("not reached: {text}")));
     for text in test.iter().flat_map(|test| &test.forbid) {
-        let found = outcome
-            .transcript
-            .iter()
-            .find(|line| line.contains(text.as_str()));
+        let found = outcome.transcript.iter().find(|line| line.contains(text.as_str()));
         wrong.extend(found.map(|line| format!("forbidden: `{line}`")));
     }
     if wrong.is_empty() {
@@ -120,12 +97,7 @@ fn judge(outcome: Result<Outcome, Failure>, test: Option<&TestSpec>) -> Verdict 
 pub fn explain(wrong: &[String], outcome: &Outcome) -> String {
     let start = outcome.transcript.len().saturating_sub(60);
     let shown = outcome.transcript.get(start..).unwrap_or_default();
-    let parts = [
-        wrong,
-        &outcome.complaints,
-        &["the last lines:".to_owned()],
-        shown,
-    ];
+    let parts = [wrong, &outcome.complaints, &["the last lines:".to_owned()], shown];
     parts.concat().join("\n")
 }
 
@@ -138,24 +110,11 @@ pub fn run_hello(
     let program = bench.emulator()?;
     let system = load("hello")?;
     let prepared = prepare(&system, &mut bench.builder, 256)?;
-    let boot = change(&prepared)?.unwrap_or_else(|| Boot::Direct {
-        hypervisor: prepared.hypervisor.clone(),
-        image: prepared.image.clone(),
-    });
-    let machine = Machine {
-        program,
-        boot,
-        smp: 2,
-        memory_mib: 256,
-        cpu: cpu.to_owned(),
-        icount: false,
-        more: Vec::new(),
-    };
-    let goal = Goal {
-        to_end: true,
-        timeout: Some(Duration::from_secs(60)),
-        ..Goal::default()
-    };
+    let boot = change(&prepared)?
+        .unwrap_or_else(|| Boot::Direct { hypervisor: prepared.hypervisor.clone(), image: prepared.image.clone() });
+    let machine =
+        Machine { program, boot, smp: 2, memory_mib: 256, cpu: cpu.to_owned(), icount: false, more: Vec::new() };
+    let goal = Goal { to_end: true, timeout: Some(Duration::from_secs(60)), ..Goal::default() };
     session::run(&machine, &prepared.programs, &goal, &mut SilentView)
 }
 
@@ -183,17 +142,11 @@ impl Way {
     /// Boots the hello system this way.
     fn test(self, bench: &mut Bench) -> Verdict {
         match self {
-            Way::Bios => judge(
-                run_hello(bench, "max", |prepared| Ok(Some(Boot::Iso(iso(prepared)?)))),
-                None,
-            ),
+            Way::Bios => judge(run_hello(bench, "max", |prepared| Ok(Some(Boot::Iso(iso(prepared)?)))), None),
             Way::Uefi => judge(
                 run_hello(bench, "max", |prepared| {
                     crate::host::fetch::ensure_files(&[(cmd::image::OVMF, "ovmf")])?;
-                    Ok(Some(Boot::UefiIso {
-                        iso: iso(prepared)?,
-                        firmware: cmd::image::firmware()?,
-                    }))
+                    Ok(Some(Boot::UefiIso { iso: iso(prepared)?, firmware: cmd::image::firmware()? }))
                 }),
                 None,
             ),
@@ -215,20 +168,11 @@ fn bochs(bench: &mut Bench) -> Result<Verdict, Failure> {
     let system = load("hello")?;
     let prepared = prepare(&system, &mut bench.builder, 256)?;
     let seen = crate::qemu::bochs::run(&iso(&prepared)?, Duration::from_secs(180))?;
-    let lines: Vec<String> = cmd::log::decode(&seen, &prepared.programs)
-        .iter()
-        .flat_map(session::Shown::lines)
-        .collect();
-    if lines
-        .iter()
-        .any(|line| line.starts_with("[hello] ended with code 0"))
-    {
+    let lines: Vec<String> =
+        cmd::log::decode(&seen, &prepared.programs).iter().flat_map(session::Shown::lines).collect();
+    if lines.iter().any(|line| line.starts_with("[hello] ended with code 0")) {
         return Ok(Verdict::Passed(1));
     }
     let text = lines.join("\n");
-    Ok(Verdict::Failed(
-        0,
-        1,
-        format!("the VM did not end well:\n{text}"),
-    ))
+    Ok(Verdict::Failed(0, 1, format!("the VM did not end well:\n{text}")))
 }

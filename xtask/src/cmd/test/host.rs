@@ -19,27 +19,9 @@ const SUITES: [(&str, &[&str]); 4] = [
 
 /// What clippy looks at: name and arguments. Guests and hypervisor are looked at as they are built.
 const CLIPPY: [(&str, &[&str]); 4] = [
-    (
-        "unit/clippy-host",
-        &[
-            "-p",
-            "protocol",
-            "-p",
-            "hv-core",
-            "-p",
-            "guest-build",
-            "--all-targets",
-            "--all-features",
-        ],
-    ),
-    (
-        "unit/clippy-xtask",
-        &["--release", "-p", "xtask", "--all-targets"],
-    ),
-    (
-        "unit/clippy-hypervisor",
-        &["--release", "--target", TARGET, "-p", "hv-arch", "-p", "hv"],
-    ),
+    ("unit/clippy-host", &["-p", "protocol", "-p", "hv-core", "-p", "guest-build", "--all-targets", "--all-features"]),
+    ("unit/clippy-xtask", &["--release", "-p", "xtask", "--all-targets"]),
+    ("unit/clippy-hypervisor", &["--release", "--target", TARGET, "-p", "hv-arch", "-p", "hv"]),
     (
         "unit/clippy-guests",
         &[
@@ -66,16 +48,10 @@ const CLIPPY: [(&str, &[&str]); 4] = [
 /// The tests, cheap ones first.
 pub fn cases() -> Vec<Case> {
     let mut cases = vec![
-        Case::new("unit/format", |_| {
-            cargo("cargo fmt", &["fmt", "--all", "--check"])
-        }),
+        Case::new("unit/format", |_| cargo("cargo fmt", &["fmt", "--all", "--check"])),
         Case::new("unit/lint", |_| cmd::lint::check().into()),
-        Case::new("unit/header-is-current", |_| {
-            cmd::header::write(true).into()
-        }),
-        Case::new("unit/reference-is-current", |_| {
-            cmd::reference::write(true).into()
-        }),
+        Case::new("unit/header-is-current", |_| cmd::header::write(true).into()),
+        Case::new("unit/reference-is-current", |_| cmd::reference::write(true).into()),
         Case::new("unit/header-compiles-as-c", |_| header_compiles()),
     ];
     for (name, arguments) in SUITES {
@@ -99,10 +75,7 @@ fn run_cargo(arguments: &[&str]) -> Result<(bool, String), Failure> {
         .output()
         .context("cargo does not start")?;
     let text = [output.stdout, output.stderr].concat();
-    Ok((
-        output.status.success(),
-        String::from_utf8_lossy(&text).into_owned(),
-    ))
+    Ok((output.status.success(), String::from_utf8_lossy(&text).into_owned()))
 }
 
 /// A cargo command that must go well.
@@ -121,11 +94,7 @@ fn cargo_test(arguments: &[&str]) -> Verdict {
         Err(failure) => Verdict::Failed(0, 1, failure.message),
         Ok((good, text)) => {
             let (passed, failed) = count(&text);
-            if good {
-                Verdict::Passed(passed)
-            } else {
-                Verdict::Failed(passed, failed.max(1), tail(&text))
-            }
+            if good { Verdict::Passed(passed) } else { Verdict::Failed(passed, failed.max(1), tail(&text)) }
         }
     }
 }
@@ -134,28 +103,17 @@ fn cargo_test(arguments: &[&str]) -> Verdict {
 fn count(text: &str) -> (usize, usize) {
     let number = |line: &str, word: &str| -> usize {
         let before = line.split(word).next().unwrap_or("").trim_end();
-        before
-            .rsplit(' ')
-            .next()
-            .and_then(|number| number.parse().ok())
-            .unwrap_or(0)
+        before.rsplit(' ').next().and_then(|number| number.parse().ok()).unwrap_or(0)
     };
     text.lines()
         .filter(|line| line.starts_with("test result:"))
-        .fold((0, 0), |(passed, failed), line| {
-            (
-                passed + number(line, " passed"),
-                failed + number(line, " failed"),
-            )
-        })
+        .fold((0, 0), |(passed, failed), line| (passed + number(line, " passed"), failed + number(line, " failed")))
 }
 
 /// The end of a long text, where errors are summed up.
 fn tail(text: &str) -> String {
-    let lines: Vec<&str> = text
-        .lines()
-        .filter(|line| !line.trim_start().starts_with("Compiling") && !line.ends_with("... ok"))
-        .collect();
+    let lines: Vec<&str> =
+        text.lines().filter(|line| !line.trim_start().starts_with("Compiling") && !line.ends_with("... ok")).collect();
     let start = lines.len().saturating_sub(150);
     lines.get(start..).unwrap_or_default().join("\n")
 }
@@ -185,22 +143,10 @@ int64_t use(void)
 fn compile_header(folder: &Path) -> Result<(), Failure> {
     let source = folder.join("use.c");
     cmd::write(&source, C_PROGRAM.as_bytes())?;
-    for flags in [
-        ["-std=c11", "-O2"],
-        ["-std=c11", "-O0"],
-        ["-std=gnu17", "-O2"],
-    ] {
+    for flags in [["-std=c11", "-O2"], ["-std=c11", "-O0"], ["-std=gnu17", "-O2"]] {
         let output = Command::new("gcc")
             .args(flags)
-            .args([
-                "-Wall",
-                "-Wextra",
-                "-Wpedantic",
-                "-Werror",
-                "-ffreestanding",
-                "-c",
-                "-I",
-            ])
+            .args(["-Wall", "-Wextra", "-Wpedantic", "-Werror", "-ffreestanding", "-c", "-I"])
             .arg(tree::root().join("guest-sdk/c"))
             .arg(&source)
             .arg("-o")

@@ -45,10 +45,7 @@ struct Case {
 impl Case {
     /// A test with its name.
     fn new(name: impl Into<String>, run: impl FnOnce(&mut Bench) -> Verdict + 'static) -> Case {
-        Case {
-            name: name.into(),
-            run: Box::new(run),
-        }
+        Case { name: name.into(), run: Box::new(run) }
     }
 }
 
@@ -120,10 +117,7 @@ pub fn run(options: &Options) -> Result<Exit, Failure> {
 
 /// Runs tests one after the other and counts.
 fn run_all(cases: Vec<Case>) -> Exit {
-    let mut bench = Bench {
-        builder: crate::build::Builder::new(crate::build::Profile::Release),
-        emulator: None,
-    };
+    let mut bench = Bench { builder: crate::build::Builder::new(crate::build::Profile::Release), emulator: None };
     let (mut passed, mut failed) = (0, 0);
     let mut failures = Vec::new();
     for case in cases {
@@ -149,11 +143,7 @@ fn run_all(cases: Vec<Case>) -> Exit {
         println!("failed: {name}");
     }
     println!("{passed} passed, {failed} failed");
-    if failures.is_empty() {
-        Exit::Success
-    } else {
-        Exit::Unmet
-    }
+    if failures.is_empty() { Exit::Success } else { Exit::Unmet }
 }
 
 /// A text moved to the right, so that the next test's line stands out.

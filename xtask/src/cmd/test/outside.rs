@@ -16,9 +16,7 @@ pub fn cases() -> Vec<Case> {
     ];
     let tutorial = tree::root().join("docs/tutorial.md");
     if tutorial.is_file() {
-        cases.push(Case::new("guest/tutorial", move |bench| {
-            followed(bench, &tutorial)
-        }));
+        cases.push(Case::new("guest/tutorial", move |bench| followed(bench, &tutorial)));
     }
     cases
 }
@@ -51,10 +49,7 @@ fn generated(bench: &mut Bench, language: Language) -> Verdict {
         let outside = Outside::new(language.name())?;
         let folder = outside.0.join("first");
         generate("first", &folder, language)?;
-        shell(
-            &folder,
-            "cargo xtask run system.toml --timeout 120 --expect '[first] ended with code 0'",
-        )
+        shell(&folder, "cargo xtask run system.toml --timeout 120 --expect '[first] ended with code 0'")
     });
     result.into()
 }
@@ -136,21 +131,13 @@ fn shell(folder: &Path, line: &str) -> Result<(), Failure> {
             command.env_remove(name);
         }
     }
-    let output = command
-        .args(["-c", line])
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .output()
-        .context("sh does not start")?;
+    let output =
+        command.args(["-c", line]).current_dir(folder).stdin(Stdio::null()).output().context("sh does not start")?;
     if output.status.success() {
         return Ok(());
     }
     let text = [output.stdout, output.stderr].concat();
-    Err(Failure::usage(format_args!(
-        "`{line}` ended with {}:\n{}",
-        output.status,
-        String::from_utf8_lossy(&text)
-    )))
+    Err(Failure::usage(format_args!("`{line}` ended with {}:\n{}", output.status, String::from_utf8_lossy(&text))))
 }
 
 #[cfg(test)]
@@ -159,8 +146,7 @@ mod tests {
 
     #[test]
     fn blocks_have_a_language_and_may_name_a_file() {
-        let found =
-            blocks("text\n```sh\ncd x\n```\nmore\n```rust file=src/main.rs\nfn main() {}\n```\n");
+        let found = blocks("text\n```sh\ncd x\n```\nmore\n```rust file=src/main.rs\nfn main() {}\n```\n");
         assert_eq!(found[0].language, "sh");
         assert_eq!(found[0].text, "cd x\n");
         assert_eq!(found[1].file.as_deref(), Some("src/main.rs"));

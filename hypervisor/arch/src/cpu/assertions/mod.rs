@@ -2,10 +2,7 @@
 //! the machine and judged.
 //!
 //! `State::read` reads; `judge` decides and is tested on the host, each line with a violation.
-#![expect(
-    unsafe_code,
-    reason = "descriptor tables in use are reached by address only"
-)]
+#![expect(unsafe_code, reason = "descriptor tables in use are reached by address only")]
 
 use core::arch::asm;
 
@@ -42,11 +39,7 @@ struct State {
 /// Reads this CPU's state and judges it. `gate_rings` are the privilege levels of the gates of the
 /// interrupt table in order of vectors; `published` are the vectors that ring 3 may raise.
 #[must_use]
-pub fn check(
-    features: Features,
-    gate_rings: impl Iterator<Item = u64>,
-    published: &[u8],
-) -> [Assertion; COUNT] {
+pub fn check(features: Features, gate_rings: impl Iterator<Item = u64>, published: &[u8]) -> [Assertion; COUNT] {
     judge(&State::read(features), Gates::of(gate_rings, published))
 }
 
@@ -60,9 +53,7 @@ impl State {
             asm!("sgdt [{}]", "str {}", in(reg) &raw mut pointer, out(reg) task, options(nostack, preserves_flags));
         }
         let mut table = [0; ENTRIES];
-        let entries = usize::from(pointer.limit)
-            .wrapping_add(1)
-            .div_euclid(size_of::<u64>());
+        let entries = usize::from(pointer.limit).wrapping_add(1).div_euclid(size_of::<u64>());
         let source: *const u64 = core::ptr::with_exposed_provenance(index(pointer.base));
         for (position, entry) in table.iter_mut().enumerate().take(entries) {
             let address = source.wrapping_add(position);
@@ -70,13 +61,7 @@ impl State {
             *entry = unsafe { address.read_volatile() };
         }
         let task = u16::try_from(task).unwrap_or(0);
-        State {
-            features,
-            registers: Current::read(),
-            table,
-            task,
-            port_map: read_port_map(&table, task),
-        }
+        State { features, registers: Current::read(), table, task, port_map: read_port_map(&table, task) }
     }
 }
 
@@ -111,12 +96,8 @@ enum Gates {
 
 impl Gates {
     fn of(gate_rings: impl Iterator<Item = u64>, published: &[u8]) -> Gates {
-        let is_published =
-            |vector: usize| published.iter().any(|known| usize::from(*known) == vector);
-        match gate_rings
-            .enumerate()
-            .all(|(vector, ring)| ring == 0 || is_published(vector))
-        {
+        let is_published = |vector: usize| published.iter().any(|known| usize::from(*known) == vector);
+        match gate_rings.enumerate().all(|(vector, ring)| ring == 0 || is_published(vector)) {
             true => Gates::Closed,
             false => Gates::Open,
         }
@@ -128,74 +109,29 @@ fn judge(state: &State, gates: Gates) -> [Assertion; COUNT] {
     let plan = Plan::for_features(state.features);
     // AM and NE aside, the plan has no optional bit of CR0; ET reads as 1 on every CPU.
     let assertions = [
-        (
-            "CR0 is as planned: write protection on, caches on",
-            registers.cr0 == plan.cr0,
-        ),
-        (
-            "CR4 is as planned: nothing on that is not managed",
-            registers.cr4 == plan.cr4,
-        ),
-        (
-            "SMEP, SMAP and UMIP are on where the CPU has them",
-            guards_are_on(state),
-        ),
-        (
-            "EFER is as planned: SYSCALL and no-execute on",
-            registers.efer == plan.efer,
-        ),
-        (
-            "the I/O privilege level is 0",
-            registers.flags & (0b11 << 12) == 0,
-        ),
-        (
-            "interrupts are off in ring 0",
-            registers.flags & (1 << 9) == 0,
-        ),
+        ("CR0 is as planned: write protection on, caches on", registers.cr0 == plan.cr0),
+        ("CR4 is as planned: nothing on that is not managed", registers.cr4 == plan.cr4),
+        ("SMEP, SMAP and UMIP are on where the CPU has them", guards_are_on(state)),
+        ("EFER is as planned: SYSCALL and no-execute on", registers.efer == plan.efer),
+        ("the I/O privilege level is 0", registers.flags & (0b11 << 12) == 0),
+        ("interrupts are off in ring 0", registers.flags & (1 << 9) == 0),
         ("no port is open to ring 3", port_map_is_beyond_limit(state)),
-        (
-            "ring 0's segments have DPL 0 and do not conform",
-            ring0_segments_are_private(&state.table),
-        ),
-        (
-            "ring 3 has one data and one 64-bit code segment only",
-            ring3_segments_are_flat(&state.table),
-        ),
-        (
-            "only published vectors can be raised from ring 3",
-            gates == Gates::Closed,
-        ),
+        ("ring 0's segments have DPL 0 and do not conform", ring0_segments_are_private(&state.table)),
+        ("ring 3 has one data and one 64-bit code segment only", ring3_segments_are_flat(&state.table)),
+        ("only published vectors can be raised from ring 3", gates == Gates::Closed),
         ("SYSENTER is disabled", registers.sysenter_cs == 0),
-        (
-            "SYSCALL clears TF, IF, DF, IOPL, NT and AC",
-            registers.fmask == control::FMASK,
-        ),
-        (
-            "SYSCALL and SYSRET load the flat selectors",
-            registers.star == control::STAR,
-        ),
-        (
-            "no debug facility is on (DEBUGCTL)",
-            registers.debugctl == 0,
-        ),
-        (
-            "the page-attribute table is the fixed one",
-            registers.pat == control::PAT,
-        ),
+        ("SYSCALL clears TF, IF, DF, IOPL, NT and AC", registers.fmask == control::FMASK),
+        ("SYSCALL and SYSRET load the flat selectors", registers.star == control::STAR),
+        ("no debug facility is on (DEBUGCTL)", registers.debugctl == 0),
+        ("the page-attribute table is the fixed one", registers.pat == control::PAT),
     ];
     assertions.map(|(name, holds)| Assertion { name, holds })
 }
 
 /// Independent of the plan, so that a fault of the plan shows as well.
 fn guards_are_on(state: &State) -> bool {
-    let guards = [
-        (Features::SMEP, 20),
-        (Features::SMAP, 21),
-        (Features::UMIP, 11),
-    ];
-    guards.iter().all(|(feature, bit)| {
-        !state.features.contains(*feature) || state.registers.cr4 & (1_u64 << bit) != 0
-    })
+    let guards = [(Features::SMEP, 20), (Features::SMAP, 21), (Features::UMIP, 11)];
+    guards.iter().all(|(feature, bit)| !state.features.contains(*feature) || state.registers.cr4 & (1_u64 << bit) != 0)
 }
 
 fn port_map_is_beyond_limit(state: &State) -> bool {
@@ -217,9 +153,7 @@ const LONG: u64 = 1 << 53;
 /// Entries 1, 2 and 6: code, data, task state.
 fn ring0_segments_are_private(table: &[u64; ENTRIES]) -> bool {
     let [_, code, data, _, _, _, task, _] = *table;
-    [code, data, task]
-        .iter()
-        .all(|entry| entry & DPL == 0 && entry & PRESENT != 0)
+    [code, data, task].iter().all(|entry| entry & DPL == 0 && entry & PRESENT != 0)
         && code & (NOT_SYSTEM | CODE | CONFORMING) == NOT_SYSTEM | CODE
 }
 

@@ -31,11 +31,7 @@ fn good() -> State {
 fn violated(change: impl FnOnce(&mut State)) -> Vec<&'static str> {
     let mut state = good();
     change(&mut state);
-    judge(&state, Gates::Closed)
-        .iter()
-        .filter(|line| !line.holds)
-        .map(|line| line.name)
-        .collect()
+    judge(&state, Gates::Closed).iter().filter(|line| !line.holds).map(|line| line.name).collect()
 }
 
 #[test]
@@ -47,53 +43,21 @@ fn a_planned_state_violates_nothing() {
 #[test]
 fn each_bit_of_the_control_registers_is_guarded() {
     for bit in 0..64 {
-        assert!(
-            !violated(|state| state.registers.cr0 ^= 1 << bit).is_empty(),
-            "CR0 bit {bit}"
-        );
-        assert!(
-            !violated(|state| state.registers.cr4 ^= 1 << bit).is_empty(),
-            "CR4 bit {bit}"
-        );
-        assert_eq!(
-            violated(|state| state.registers.efer ^= 1 << bit).len(),
-            1,
-            "EFER bit {bit}"
-        );
-        assert_eq!(
-            violated(|state| state.registers.fmask ^= 1 << bit).len(),
-            1,
-            "FMASK bit {bit}"
-        );
-        assert_eq!(
-            violated(|state| state.registers.star ^= 1 << bit).len(),
-            1,
-            "STAR bit {bit}"
-        );
-        assert_eq!(
-            violated(|state| state.registers.pat ^= 1 << bit).len(),
-            1,
-            "PAT bit {bit}"
-        );
-        assert_eq!(
-            violated(|state| state.registers.debugctl ^= 1 << bit).len(),
-            1,
-            "DEBUGCTL bit {bit}"
-        );
-        assert_eq!(
-            violated(|state| state.registers.sysenter_cs ^= 1 << bit).len(),
-            1
-        );
+        assert!(!violated(|state| state.registers.cr0 ^= 1 << bit).is_empty(), "CR0 bit {bit}");
+        assert!(!violated(|state| state.registers.cr4 ^= 1 << bit).is_empty(), "CR4 bit {bit}");
+        assert_eq!(violated(|state| state.registers.efer ^= 1 << bit).len(), 1, "EFER bit {bit}");
+        assert_eq!(violated(|state| state.registers.fmask ^= 1 << bit).len(), 1, "FMASK bit {bit}");
+        assert_eq!(violated(|state| state.registers.star ^= 1 << bit).len(), 1, "STAR bit {bit}");
+        assert_eq!(violated(|state| state.registers.pat ^= 1 << bit).len(), 1, "PAT bit {bit}");
+        assert_eq!(violated(|state| state.registers.debugctl ^= 1 << bit).len(), 1, "DEBUGCTL bit {bit}");
+        assert_eq!(violated(|state| state.registers.sysenter_cs ^= 1 << bit).len(), 1);
     }
 }
 
 #[test]
 fn a_guard_that_is_off_is_named_besides_the_plan() {
     for bit in [11, 20, 21] {
-        assert_eq!(
-            violated(|state| state.registers.cr4 &= !(1 << bit)).len(),
-            2
-        );
+        assert_eq!(violated(|state| state.registers.cr4 &= !(1 << bit)).len(), 2);
     }
     let without = |state: &mut State| {
         state.features.remove(Features::SMEP);
@@ -122,18 +86,10 @@ fn an_open_port_map_is_found() {
 #[test]
 fn a_wrong_segment_is_found() {
     for (entry, bit) in [(1, 45), (1, 46), (1, 42), (2, 45), (6, 46), (1, 47)] {
-        assert_eq!(
-            violated(|state| state.table[entry] ^= 1 << bit).len(),
-            1,
-            "entry {entry} bit {bit}"
-        );
+        assert_eq!(violated(|state| state.table[entry] ^= 1 << bit).len(), 1, "entry {entry} bit {bit}");
     }
     for (entry, bit) in [(4, 45), (4, 43), (5, 42), (5, 53), (5, 44), (3, 47), (0, 0)] {
-        assert_eq!(
-            violated(|state| state.table[entry] ^= 1 << bit).len(),
-            1,
-            "entry {entry} bit {bit}"
-        );
+        assert_eq!(violated(|state| state.table[entry] ^= 1 << bit).len(), 1, "entry {entry} bit {bit}");
     }
 }
 

@@ -4,6 +4,7 @@
 mod model;
 mod simulation;
 
+use super::cap::{Cap, PERIOD};
 use super::heap::Heap;
 use super::{Block, Broken, CpuSet, QUANTUM, RunState, Scheduler, Stop, VcpuKey};
 use crate::addr::CpuId;
@@ -13,6 +14,8 @@ const NEVER: u64 = u64::MAX;
 const CPU: CpuId = CpuId(0);
 const OTHER: CpuId = CpuId(1);
 const MS: u64 = 1_000_000;
+/// Keys from here on wrap soon.
+const BASE: u64 = u64::MAX - 500;
 
 fn key(vm: u32, vcpu: u32) -> VcpuKey {
     VcpuKey::new(VmId(vm), VcpuId(vcpu))
@@ -193,16 +196,8 @@ fn nothing_ticks_while_nothing_waits() {
     scheduler.start(key(0, 0), 0).unwrap();
     assert_eq!(scheduler.pick(CPU, 0).timer, NEVER);
     let asked = scheduler.start(key(1, 0), MS).unwrap();
-    assert_eq!(
-        asked,
-        Some(CPU),
-        "a CPU without a tick learns that somebody waits"
-    );
-    assert_eq!(
-        scheduler.pick(CPU, MS).vcpu,
-        Some(key(1, 0)),
-        "it has not run yet"
-    );
+    assert_eq!(asked, Some(CPU), "a CPU without a tick learns that somebody waits");
+    assert_eq!(scheduler.pick(CPU, MS).vcpu, Some(key(1, 0)), "it has not run yet");
     assert_eq!(scheduler.timer(CPU), MS + QUANTUM);
 }
 
@@ -227,11 +222,7 @@ fn an_idle_cpu_is_told_once_and_the_last_one_first() {
     assert_eq!(scheduler.pick(OTHER, 0).vcpu, None);
     assert_eq!(scheduler.start(key(0, 0), 0), Ok(Some(CPU)));
     assert_eq!(scheduler.start(key(1, 0), 0), Ok(Some(OTHER)));
-    assert_eq!(
-        scheduler.start(key(1, 1), 0),
-        Ok(None),
-        "both are on their way"
-    );
+    assert_eq!(scheduler.start(key(1, 1), 0), Ok(None), "both are on their way");
     assert!(scheduler.pick(OTHER, 0).vcpu.is_some());
     assert!(scheduler.pick(CPU, 0).vcpu.is_some());
     assert_eq!(scheduler.timer(CPU), QUANTUM);
@@ -293,27 +284,58 @@ fn a_vcpu_that_would_run_twice_is_noticed() {
 }
 
 #[test]
-fn the_heap_agrees_with_a_sorted_list_also_across_the_wrap_of_keys() {
-    let mut heap = Heap::new(64);
-    let mut list: Vec<(u64, u32)> = Vec::new();
-    let base = u64::MAX - 500;
+fn what_was_reserved_before_a_period_ended_is_not_paid_twice() {
+    let mut cap = Cap::of_percent(10).unwrap();
+    cap.roll(0);
+    assert_eq!(cap.reserve(QUANTUM), QUANTUM);
+    cap.settle(QUANTUM, QUANTUM);
+    assert_eq!(cap.reserve(QUANTUM), QUANTUM, "reaches into the next period");
+    cap.roll(PERIOD);
+    cap.settle(QUANTUM, QUANTUM);
+    assert_eq!(cap.reserve(PERIOD), 10 * MS);
+    assert!(cap.is_exhausted());
+}
+
+#[test]
+fn the_vcpus_of_one_vm_do_not_take_all_cpus_at_once() {
+    let mut scheduler = two_vms(2);
+    for vm in 0..2 {
+        for vcpu in 0..2 {
+            let _cpu = scheduler.start(key(vm, vcpu), 0).unwrap();
+        }
+    }
+    let first = scheduler.pick(CPU, 0).vcpu.unwrap();
+    let second = scheduler.pick(OTHER, 0).vcpu.unwrap();
+    assert_ne!(first.vm(), second.vm());
+}
+
+#[test]
+fn the_heap_gives_what_is_left_in_order_also_across_the_wrap_of_keys() {
     let mut random = 1_u64;
-    for _ in 0..20_000 {
-        random = random
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        let item = u32::try_from(random >> 33).unwrap() % 64;
-        list.retain(|(_, other)| *other != item);
-        if random & (1 << 20) == 0 {
-            let offset = (random >> 40) % 1000;
-            heap.set(item, base.wrapping_add(offset));
-            list.push((offset, item));
-        } else {
+    let mut next = |below: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (random >> 33) % below
+    };
+    for _ in 0..500 {
+        let mut heap = Heap::new(64);
+        let mut offsets = [None; 64];
+        for _ in 0..200 {
+            let item = next(64);
+            let offset = Some(next(1000)).filter(|_| next(3) > 0);
+            offsets[usize::try_from(item).unwrap()] = offset;
+            let item = u32::try_from(item).unwrap();
+            match offset {
+                Some(offset) => heap.set(item, BASE.wrapping_add(offset)),
+                None => heap.remove(item),
+            }
+        }
+        let mut left: Vec<u64> = offsets.into_iter().flatten().collect();
+        left.sort_unstable();
+        for offset in left {
+            let (item, key) = heap.top().unwrap();
+            assert_eq!(key, BASE.wrapping_add(offset));
             heap.remove(item);
         }
-        list.sort_unstable();
-        let least = list.first().map(|(offset, _)| base.wrapping_add(*offset));
-        assert_eq!(heap.top().map(|(_, key)| key), least);
-        assert_eq!(heap.is_empty(), list.is_empty());
+        assert!(heap.is_empty());
     }
 }

@@ -74,12 +74,7 @@ impl Pair {
             scheduler.add_vm(VmId(vm), VCPUS, 1 << vm, cap).unwrap();
             vcpus.extend((0..VCPUS).map(|vcpu| (key(vm, vcpu), Vcpu::default())));
         }
-        let mut pair = Pair {
-            scheduler,
-            vcpus,
-            now: 0,
-            asked: Vec::new(),
-        };
+        let mut pair = Pair { scheduler, vcpus, now: 0, asked: Vec::new() };
         for cpu in 0..CPUS {
             pair.pick(CpuId(cpu));
         }
@@ -88,16 +83,13 @@ impl Pair {
 
     fn on(&self, cpu: CpuId) -> Option<VcpuKey> {
         let mut all = self.vcpus.iter();
-        all.find(|(_, vcpu)| vcpu.on == Some(cpu))
-            .map(|(key, _)| *key)
+        all.find(|(_, vcpu)| vcpu.on == Some(cpu)).map(|(key, _)| *key)
     }
 
     fn state(&self, key: VcpuKey) -> RunState {
         match self.vcpus[&key] {
             Vcpu { started: false, .. } => RunState::Stopped,
-            Vcpu {
-                blocked: Some(_), ..
-            } => RunState::Blocked,
+            Vcpu { blocked: Some(_), .. } => RunState::Blocked,
             Vcpu { on: Some(cpu), .. } => RunState::Running(cpu),
             Vcpu { on: None, .. } => RunState::Ready,
         }
@@ -108,9 +100,7 @@ impl Pair {
             Step::Start(key) => self.start(key),
             Step::Stop(key) => self.stop(key),
             Step::Wake(key) => {
-                let running = self.vcpus[&key]
-                    .on
-                    .filter(|_| self.vcpus[&key].blocked.is_none());
+                let running = self.vcpus[&key].on.filter(|_| self.vcpus[&key].blocked.is_none());
                 let answer = self.scheduler.wake(key, self.now);
                 if let Some(cpu) = running {
                     assert_eq!(answer, Some(cpu));
@@ -244,21 +234,13 @@ impl Pair {
     fn check(&self) {
         assert_eq!(self.scheduler.broken(), None);
         for key in self.vcpus.keys() {
-            assert_eq!(
-                self.scheduler.state(*key),
-                Some(self.state(*key)),
-                "{key:?}"
-            );
+            assert_eq!(self.scheduler.state(*key), Some(self.state(*key)), "{key:?}");
         }
         for cpu in (0..CPUS).map(CpuId) {
             assert_eq!(self.scheduler.current(cpu), self.on(cpu));
         }
         let uncapped = |key: &&VcpuKey| key.vm() != VmId(0);
-        let waits = self
-            .vcpus
-            .keys()
-            .filter(uncapped)
-            .any(|key| self.state(*key) == RunState::Ready);
+        let waits = self.vcpus.keys().filter(uncapped).any(|key| self.state(*key) == RunState::Ready);
         let idles = (0..CPUS).map(CpuId).any(|cpu| self.on(cpu).is_none());
         let is_told = !self.asked.is_empty();
         assert!(!waits || !idles || is_told, "a CPU idles past a ready vCPU");

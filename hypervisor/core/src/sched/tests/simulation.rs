@@ -177,8 +177,7 @@ impl Machine {
     /// CPU time of a VM so far.
     fn used(&self, vm: u32) -> u64 {
         let keys = self.tasks.keys().filter(|key| key.vm() == VmId(vm));
-        keys.map(|key| self.scheduler.usage(*key, self.now).run_time_ns)
-            .sum()
+        keys.map(|key| self.scheduler.usage(*key, self.now).run_time_ns).sum()
     }
 
     /// CPU times of VMs over the next `span`, as parts of one CPU.
@@ -238,11 +237,7 @@ fn vms_of_many_vcpus_share_two_and_four_cpus_by_weight() {
 
 #[test]
 fn the_number_of_vcpus_does_not_change_a_vms_share() {
-    let vms = [
-        (100, 0, ONE),
-        (100, 0, FOUR),
-        (100, 0, &[Program::Compute; 16]),
-    ];
+    let vms = [(100, 0, ONE), (100, 0, FOUR), (100, 0, &[Program::Compute; 16])];
     let shares = Machine::new(1, &vms).shares(10 * SECOND, 3);
     assert_shares(&shares, &[1.0 / 3.0; 3]);
     let shares = Machine::new(2, &vms).shares(10 * SECOND, 3);
@@ -254,12 +249,24 @@ fn the_vcpus_of_a_vm_get_equal_parts() {
     let mut machine = Machine::new(2, &[(1, 0, FOUR), (3, 0, ONE)]);
     machine.run(10 * SECOND);
     for vcpu in 0..4 {
-        let used = machine
-            .scheduler
-            .usage(key(0, vcpu), machine.now)
-            .run_time_ns;
+        let used = machine.scheduler.usage(key(0, vcpu), machine.now).run_time_ns;
         assert_shares(&[used as f64 / (10 * SECOND) as f64], &[0.25]);
     }
+}
+
+#[test]
+fn a_vcpu_that_slept_for_long_does_not_starve_its_siblings() {
+    let sleeper = Program::Cycle { run: 20 * SECOND, sleep: 100 * SECOND };
+    let mut machine = Machine::new(1, &[(1, 0, &[sleeper, Program::Compute])]);
+    machine.run(50 * SECOND);
+    while machine.scheduler.state(key(0, 0)) == Some(RunState::Blocked) {
+        machine.run(MS);
+    }
+    let before = machine.scheduler.usage(key(0, 1), machine.now);
+    machine.run(SECOND);
+    let after = machine.scheduler.usage(key(0, 1), machine.now);
+    let ran = after.run_time_ns - before.run_time_ns;
+    assert_shares(&[ran as f64 / SECOND as f64], &[0.5]);
 }
 
 #[test]
@@ -276,10 +283,7 @@ fn a_cap_limits_a_vm_that_is_alone_and_one_that_is_not() {
         let mut machine = Machine::new(cpus, &vms);
         let shares = machine.shares(10 * SECOND, 3);
         assert_shares(&[shares[0], shares[2]], &[0.25, 0.10]);
-        assert!(
-            shares[1] >= if cpus == 1 { 0.64 } else { 0.92 },
-            "{shares:?}"
-        );
+        assert!(shares[1] >= if cpus == 1 { 0.64 } else { 0.92 }, "{shares:?}");
     }
     let shares = Machine::new(2, &[(1, 150, FOUR)]).shares(10 * SECOND, 1);
     assert_shares(&shares, &[1.5]);
@@ -289,10 +293,7 @@ fn a_cap_limits_a_vm_that_is_alone_and_one_that_is_not() {
 
 #[test]
 fn a_cap_holds_for_many_vcpus_that_sleep_and_wake() {
-    let cycle = Program::Cycle {
-        run: 700_000,
-        sleep: 300_000,
-    };
+    let cycle = Program::Cycle { run: 700_000, sleep: 300_000 };
     let shares = Machine::new(4, &[(1, 80, &[cycle; 8]), (1, 0, FOUR)]).shares(10 * SECOND, 2);
     assert_shares(&shares, &[0.8, 3.2]);
 }
@@ -315,14 +316,8 @@ fn storms_of_yields_kicks_and_short_sleeps_gain_nothing() {
     let storms = [
         Program::Yield { run: 1_000 },
         Program::KickSelf { run: 1_000 },
-        Program::Cycle {
-            run: 30_000,
-            sleep: 1_000,
-        },
-        Program::Cycle {
-            run: 4 * MS,
-            sleep: 10_000,
-        },
+        Program::Cycle { run: 30_000, sleep: 1_000 },
+        Program::Cycle { run: 4 * MS, sleep: 10_000 },
     ];
     for storm in storms {
         for cpus in [1, 2] {
@@ -330,20 +325,14 @@ fn storms_of_yields_kicks_and_short_sleeps_gain_nothing() {
             let mut machine = Machine::new(cpus, &vms);
             let shares = machine.shares(SECOND / 2, 2);
             let half = f64::from(cpus) / 2.0;
-            assert!(
-                shares[1] >= 0.98 * half,
-                "{cpus} CPUs, {storm:?}: {shares:?}"
-            );
+            assert!(shares[1] >= 0.98 * half, "{cpus} CPUs, {storm:?}: {shares:?}");
         }
     }
 }
 
 #[test]
 fn one_that_sleeps_much_gets_all_it_asks_for_and_soon() {
-    let server = Program::Cycle {
-        run: MS,
-        sleep: 9 * MS,
-    };
+    let server = Program::Cycle { run: MS, sleep: 9 * MS };
     for cpus in [1, 2] {
         let vms = [(1, 0, &[server][..]), (1, 0, FOUR), (1, 0, FOUR)];
         let mut machine = Machine::new(cpus, &vms);
@@ -366,10 +355,7 @@ fn a_vm_that_ran_alone_for_long_is_not_made_to_wait_for_it() {
 
 #[test]
 fn a_vm_that_slept_for_long_has_saved_up_nothing() {
-    let sleeper = Program::Cycle {
-        run: 20 * SECOND,
-        sleep: 100 * SECOND,
-    };
+    let sleeper = Program::Cycle { run: 20 * SECOND, sleep: 100 * SECOND };
     let mut machine = Machine::new(1, &[(1, 0, &[sleeper]), (1, 0, ONE), (1, 0, ONE)]);
     machine.run(200 * SECOND);
     while machine.scheduler.state(key(0, 0)) == Some(RunState::Blocked) {
@@ -393,9 +379,7 @@ fn a_weight_that_was_infeasible_earns_bounded_credit() {
 fn equals_are_not_switched_more_often_than_once_a_quantum() {
     let mut machine = Machine::new(1, &[(1, 0, ONE), (1, 0, ONE)]);
     machine.run(10 * SECOND);
-    let switches: u64 = (0..2)
-        .map(|vm| machine.scheduler.usage(key(vm, 0), machine.now).switches)
-        .sum();
+    let switches: u64 = (0..2).map(|vm| machine.scheduler.usage(key(vm, 0), machine.now).switches).sum();
     assert!(switches <= 10 * SECOND / QUANTUM + 1, "{switches} switches");
 }
 
@@ -406,8 +390,6 @@ fn interrupts_for_other_reasons_do_not_shorten_quanta() {
         machine.run(MS / 10);
         machine.pick(CPU);
     }
-    let usage = machine
-        .scheduler
-        .usage(VcpuKey::new(VmId(0), VcpuId(0)), machine.now);
+    let usage = machine.scheduler.usage(VcpuKey::new(VmId(0), VcpuId(0)), machine.now);
     assert!(usage.switches <= 101, "{usage:?}");
 }

@@ -80,9 +80,7 @@ impl ValidEntry {
         if frame.0 >= FRAME_END || frame.0 & (LARGE_PAGE_FRAMES - 1) != 0 {
             return None;
         }
-        Some(ValidEntry(
-            (frame.0 << FRAME_SHIFT) | LARGE | rights(flags) | LeafKind::Own.bits(),
-        ))
+        Some(ValidEntry((frame.0 << FRAME_SHIFT) | LARGE | rights(flags) | LeafKind::Own.bits()))
     }
 
     /// A table of the next level. The leaves below decide what is allowed.
@@ -91,9 +89,7 @@ impl ValidEntry {
         if frame.0 >= FRAME_END {
             return None;
         }
-        Some(ValidEntry(
-            (frame.0 << FRAME_SHIFT) | PRESENT | WRITABLE | USER | ACCESSED,
-        ))
+        Some(ValidEntry((frame.0 << FRAME_SHIFT) | PRESENT | WRITABLE | USER | ACCESSED))
     }
 
     /// A table of the hypervisor, for a root's hypervisor slot: not for ring 3, whatever the
@@ -103,9 +99,7 @@ impl ValidEntry {
         if frame.0 >= FRAME_END {
             return None;
         }
-        Some(ValidEntry(
-            (frame.0 << FRAME_SHIFT) | PRESENT | WRITABLE | ACCESSED,
-        ))
+        Some(ValidEntry((frame.0 << FRAME_SHIFT) | PRESENT | WRITABLE | ACCESSED))
     }
 
     /// The same leaf with other rights. Only rights change; page size, frame and kind stay.
@@ -156,16 +150,8 @@ impl LeafBits {
 /// Bits that every guest leaf has, and those of its rights.
 #[inline(always)]
 const fn rights(flags: MapFlags) -> u64 {
-    let write = if flags.contains(MapFlags::WRITE) {
-        WRITABLE | DIRTY
-    } else {
-        0
-    };
-    let execute = if flags.contains(MapFlags::EXECUTE) {
-        0
-    } else {
-        NO_EXECUTE
-    };
+    let write = if flags.contains(MapFlags::WRITE) { WRITABLE | DIRTY } else { 0 };
+    let execute = if flags.contains(MapFlags::EXECUTE) { 0 } else { NO_EXECUTE };
     PRESENT | USER | ACCESSED | write | execute
 }
 
@@ -216,11 +202,7 @@ impl Leaf {
     #[must_use]
     #[inline(always)]
     pub const fn of(word: u64) -> Option<Leaf> {
-        if word & PRESENT == 0 {
-            None
-        } else {
-            Some(Leaf(word))
-        }
+        if word & PRESENT == 0 { None } else { Some(Leaf(word)) }
     }
 
     /// The page's (first) frame.
@@ -233,16 +215,8 @@ impl Leaf {
     /// How it is mapped, without page size.
     #[must_use]
     pub const fn rights(self) -> MapFlags {
-        let write = if self.0 & WRITABLE == 0 {
-            MapFlags::empty()
-        } else {
-            MapFlags::WRITE
-        };
-        let execute = if self.0 & NO_EXECUTE == 0 {
-            MapFlags::EXECUTE
-        } else {
-            MapFlags::empty()
-        };
+        let write = if self.0 & WRITABLE == 0 { MapFlags::empty() } else { MapFlags::WRITE };
+        let execute = if self.0 & NO_EXECUTE == 0 { MapFlags::EXECUTE } else { MapFlags::empty() };
         write.union(execute)
     }
 

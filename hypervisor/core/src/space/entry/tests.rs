@@ -33,15 +33,11 @@ fn expected_bit(bit: u32, frame: u64, flags: MapFlags, large: bool, kind: LeafKi
 }
 
 fn frames() -> impl Iterator<Item = u64> {
-    (0..64)
-        .map(|bit| 1 << bit)
-        .chain([0, 511, 512, 513, (1 << 40) - 1, (1 << 40) - 512, u64::MAX])
+    (0..64).map(|bit| 1 << bit).chain([0, 511, 512, 513, (1 << 40) - 1, (1 << 40) - 512, u64::MAX])
 }
 
 fn kinds() -> impl Iterator<Item = LeafKind> {
-    [LeafKind::Own, LeafKind::Special]
-        .into_iter()
-        .chain((0..=255).map(LeafKind::Grant))
+    [LeafKind::Own, LeafKind::Special].into_iter().chain((0..=255).map(LeafKind::Grant))
 }
 
 fn all_flags() -> impl Iterator<Item = MapFlags> {
@@ -100,10 +96,7 @@ fn every_bit_of_every_large_leaf_is_as_specified() {
 #[test]
 fn tables_are_user_and_writable_and_those_of_the_hypervisor_are_not_for_users() {
     for frame in frames() {
-        let (table, own) = (
-            ValidEntry::table(Mfn(frame)),
-            ValidEntry::hypervisor_table(Mfn(frame)),
-        );
+        let (table, own) = (ValidEntry::table(Mfn(frame)), ValidEntry::hypervisor_table(Mfn(frame)));
         if frame >= 1 << 40 {
             assert_eq!((table, own), (None, None));
             continue;

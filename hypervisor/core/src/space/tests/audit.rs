@@ -32,16 +32,10 @@ struct Walk<'m> {
 impl Walk<'_> {
     fn table(&mut self, space: Option<SpaceId>, table: u64, level: u32, base: u64) {
         assert!(self.tables.insert(table), "table {table:#x} is used twice");
-        let known = self
-            .machine
-            .frames
-            .references(Mfn(table), OWNER, Kind::Table);
+        let known = self.machine.frames.references(Mfn(table), OWNER, Kind::Table);
         assert_eq!(known, Some(0), "table {table:#x}");
         for slot in 0..512_u64 {
-            let word = self
-                .machine
-                .tables
-                .load(Mfn(table), usize::try_from(slot).unwrap());
+            let word = self.machine.tables.load(Mfn(table), usize::try_from(slot).unwrap());
             if word != 0 {
                 self.entry(space, word, level, base + (slot << (3 + 9 * level)));
             }
@@ -49,11 +43,7 @@ impl Walk<'_> {
     }
 
     fn entry(&mut self, space: Option<SpaceId>, word: u64, level: u32, address: u64) {
-        assert_eq!(
-            word & 0b10_0101,
-            0b10_0101,
-            "{word:#x}: present, user, accessed"
-        );
+        assert_eq!(word & 0b10_0101, 0b10_0101, "{word:#x}: present, user, accessed");
         assert_eq!(word & 0b1_0001_1000, 0, "{word:#x}: cacheability or global");
         let frame = (word & FRAME) >> 12;
         if level > 1 && word & 0x80 == 0 {
@@ -66,38 +56,24 @@ impl Walk<'_> {
         flags.set(MapFlags::EXECUTE, word >> 63 == 0);
         flags.set(MapFlags::LARGE, level == 2);
         let software = ((word >> 9) & 7) | ((word >> 52) & 0x7f) << 8;
-        let seen = Seen {
-            frame,
-            flags,
-            software,
-        };
+        let seen = Seen { frame, flags, software };
         self.view.insert((space, address), seen);
     }
 }
 
 /// Checks every invariant that can be recounted, and returns what the CPUs would see.
 pub(super) fn audit(machine: TestMachine<'_>, memory: &Memory, pinned: &[Gfn]) -> View {
-    let mut walk = Walk {
-        machine,
-        tables: BTreeSet::new(),
-        view: View::new(),
-    };
+    let mut walk = Walk { machine, tables: BTreeSet::new(), view: View::new() };
     let spaces: Vec<_> = memory.space_numbers().collect();
     let word = |table: Mfn, slot: usize| machine.tables.load(table, slot);
     let mut kernel_half: Option<Vec<u64>> = None;
     for space in spaces {
-        let roots = memory.spaces[usize::try_from(space.0).unwrap()]
-            .unwrap()
-            .roots;
+        let roots = memory.spaces[usize::try_from(space.0).unwrap()].unwrap().roots;
         for root in [roots.kernel, roots.user] {
             assert!(walk.tables.insert(root.0));
             for slot in 256..272 {
                 assert_eq!(word(root, slot) != 0, slot == 261, "hypervisor slot {slot}");
-                assert_eq!(
-                    word(root, slot) & 4,
-                    0,
-                    "hypervisor slot {slot} is for users"
-                );
+                assert_eq!(word(root, slot) & 4, 0, "hypervisor slot {slot} is for users");
             }
         }
         for slot in 0..256 {
@@ -128,11 +104,7 @@ fn recount(machine: TestMachine<'_>, memory: &Memory, walk: &Walk<'_>, pinned: &
     let frames = machine.frames;
     let mut references: BTreeMap<u64, u64> = BTreeMap::new();
     for seen in walk.view.values() {
-        let count = if seen.flags.contains(MapFlags::LARGE) {
-            512
-        } else {
-            1
-        };
+        let count = if seen.flags.contains(MapFlags::LARGE) { 512 } else { 1 };
         if seen.software & 3 == 1 {
             for frame in seen.frame..seen.frame + count {
                 *references.entry(frame).or_default() += 1;

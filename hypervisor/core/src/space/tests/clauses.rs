@@ -3,9 +3,7 @@
 use super::audit::audit;
 use super::{FRAMES, OWNER, TestMachine, foreign_frame, with_memory};
 use crate::frame::{Kind, MAX_REFERENCES, Refused};
-use crate::space::{
-    Batch, Covered, FlushOwed, GrantedFrame, Memory, TableMemory, Teardown, WORK_PAGES,
-};
+use crate::space::{Batch, Covered, FlushOwed, GrantedFrame, Memory, TableMemory, Teardown, WORK_PAGES};
 use protocol::call::{Map, Pair, Protect, Unmap};
 use protocol::flags::{MapFlags, MemoryOperation};
 use protocol::layout::{self, KERNEL_START, PAGE_SIZE};
@@ -16,21 +14,11 @@ const FIRST: SpaceId = SpaceId::FIRST;
 const LARGE_SIZE: u64 = 512 * PAGE_SIZE;
 
 fn map(address: u64, frame: u64, count: u64, flags: MapFlags) -> Map {
-    Map {
-        space: FIRST,
-        address: GuestVirt(address),
-        frame: Gfn(frame),
-        count,
-        flags,
-    }
+    Map { space: FIRST, address: GuestVirt(address), frame: Gfn(frame), count, flags }
 }
 
 fn unmap(address: u64, count: u64) -> Unmap {
-    Unmap {
-        space: FIRST,
-        address: GuestVirt(address),
-        count,
-    }
+    Unmap { space: FIRST, address: GuestVirt(address), count }
 }
 
 /// Settles without a CPU that could remember anything.
@@ -54,16 +42,10 @@ fn a_frame_mapped_as_often_as_can_be_counted_is_refused_once_more_and_nothing_le
         }
         let before = memory.pool_frames();
         let once_more = map(1 << 40, 7, 1, MapFlags::WRITE);
-        assert_eq!(
-            mapped(machine, &mut memory, once_more),
-            Err(Status::QuotaExceeded)
-        );
+        assert_eq!(mapped(machine, &mut memory, once_more), Err(Status::QuotaExceeded));
         // A large page over it is refused, too, and drops the references that it had counted.
         let large = map(1 << 40, 0, 1, MapFlags::LARGE);
-        assert_eq!(
-            mapped(machine, &mut memory, large),
-            Err(Status::QuotaExceeded)
-        );
+        assert_eq!(mapped(machine, &mut memory, large), Err(Status::QuotaExceeded));
         assert_eq!(memory.pool_frames(), before);
         audit(machine, &memory, &[]);
     });
@@ -87,22 +69,12 @@ fn a_part_of_a_large_page_is_never_taken_out_or_changed() {
     with_memory(12, |machine, mut memory| {
         memory.space_create(machine).unwrap();
         for (address, frame) in [(0, 0), (LARGE_SIZE, 512)] {
-            mapped(
-                machine,
-                &mut memory,
-                map(address, frame, 1, MapFlags::LARGE),
-            )
-            .unwrap();
+            mapped(machine, &mut memory, map(address, frame, 1, MapFlags::LARGE)).unwrap();
         }
         for (page, count) in [(0, 511), (1, 512), (511, 512), (5, 1)] {
             let refused = memory.unmap(machine, unmap(page * PAGE_SIZE, count));
             assert_eq!(refused, Err(Status::Misaligned));
-            let call = Protect {
-                space: FIRST,
-                address: GuestVirt(page * PAGE_SIZE),
-                count,
-                flags: MapFlags::LARGE,
-            };
+            let call = Protect { space: FIRST, address: GuestVirt(page * PAGE_SIZE), count, flags: MapFlags::LARGE };
             assert_eq!(memory.protect(machine, call), Err(Status::Misaligned));
         }
         let covered = memory.unmap(machine, unmap(0, 512)).unwrap();
@@ -115,18 +87,13 @@ fn a_part_of_a_large_page_is_never_taken_out_or_changed() {
 fn a_large_page_replaces_an_emptied_table_which_comes_back_only_after_the_flush() {
     with_memory(8, |machine, mut memory| {
         memory.space_create(machine).unwrap();
-        assert_eq!(
-            mapped(machine, &mut memory, map(0, 1, 1, MapFlags::empty())),
-            Ok(1)
-        );
+        assert_eq!(mapped(machine, &mut memory, map(0, 1, 1, MapFlags::empty())), Ok(1));
         let small_left = memory.map(machine, map(0, 512, 1, MapFlags::LARGE));
         assert_eq!(small_left, Err(Status::AlreadyMapped));
         let covered = memory.unmap(machine, unmap(0, 1)).unwrap();
         assert_eq!(pages(machine, &mut memory, covered), 1);
         let before = memory.pool_frames();
-        let covered = memory
-            .map(machine, map(0, 512, 1, MapFlags::LARGE))
-            .unwrap();
+        let covered = memory.map(machine, map(0, 512, 1, MapFlags::LARGE)).unwrap();
         assert_eq!(memory.pool_frames(), before);
         let mut flushes = 0;
         memory.settle(machine, covered.flush, |flush| {
@@ -164,10 +131,7 @@ fn no_store_leads_a_cpu_to_a_table_that_is_not_clear_yet() {
         for store in machine.tables.take_stores() {
             assert_eq!(store.old, 0, "an entry changed in place");
             let next = (store.new >> 12) & 0xff_ffff_ffff;
-            let is_table = machine
-                .frames
-                .number(crate::addr::Mfn(next), OWNER, Kind::Table)
-                .is_some();
+            let is_table = machine.frames.number(crate::addr::Mfn(next), OWNER, Kind::Table).is_some();
             // Taken from the pool, so clear; nothing was stored in it before it could be reached.
             assert!(!is_table || !written.contains(&next));
             written.insert(store.table.0);
@@ -189,22 +153,13 @@ fn a_space_full_of_pages_is_destroyed_in_steps_that_each_get_on() {
             ((1 << 45) + LARGE_SIZE, 0, MapFlags::LARGE),
         ] {
             let count = if flags.is_empty() { 512 } else { 1 };
-            let call = Map {
-                space,
-                ..map(address, frame, count, flags)
-            };
+            let call = Map { space, ..map(address, frame, count, flags) };
             mapped(machine, &mut memory, call).unwrap();
         }
         let mut steps = 0;
         while memory.space_destroy(machine, space) == Err(Status::Retry) {
             steps += 1;
-            let refused = memory.map(
-                machine,
-                Map {
-                    space,
-                    ..map(0, 0, 1, MapFlags::empty())
-                },
-            );
+            let refused = memory.map(machine, Map { space, ..map(0, 0, 1, MapFlags::empty()) });
             assert_eq!(refused, Err(Status::NotFound));
             assert_eq!(memory.enter(space), Err(Status::NotFound));
             assert!(steps < 20, "no progress");
@@ -222,19 +177,10 @@ fn a_grant_in_the_kernel_half_outlives_the_space_it_was_mapped_through() {
         memory.space_create(machine).unwrap();
         let space = memory.space_create(machine).unwrap();
         let frame = foreign_frame(machine);
-        let granted = GrantedFrame {
-            frame,
-            tag: 200,
-            writable: true,
-        };
+        let granted = GrantedFrame { frame, tag: 200, writable: true };
         let address = GuestVirt(KERNEL_START);
-        memory
-            .install_grant(machine, space, address, granted)
-            .unwrap();
-        assert_eq!(
-            memory.unmap(machine, unmap(KERNEL_START, 1)),
-            Err(Status::Busy)
-        );
+        memory.install_grant(machine, space, address, granted).unwrap();
+        assert_eq!(memory.unmap(machine, unmap(KERNEL_START, 1)), Err(Status::Busy));
         let found = memory.translate(machine, FIRST, address);
         assert_eq!(found, Ok(Pair((1 << 62) | 200, MapFlags::WRITE.bits())));
         assert_eq!(memory.space_destroy(machine, space), Ok(()));
@@ -248,17 +194,10 @@ fn a_grant_in_the_kernel_half_outlives_the_space_it_was_mapped_through() {
 fn a_page_walk_tells_flags_and_no_frame() {
     with_memory(16, |machine, mut memory| {
         memory.space_create(machine).unwrap();
-        mapped(
-            machine,
-            &mut memory,
-            map(KERNEL_START, 0, 1, MapFlags::WRITE),
-        )
-        .unwrap();
+        mapped(machine, &mut memory, map(KERNEL_START, 0, 1, MapFlags::WRITE)).unwrap();
         let steps = |address| {
             let walk = memory.page_walk(machine, FIRST, GuestVirt(address));
-            let steps = walk
-                .steps()
-                .map(|step| (step.level, step.index, step.flags));
+            let steps = walk.steps().map(|step| (step.level, step.index, step.flags));
             steps.collect::<Vec<_>>()
         };
         let table = 0b10_0111;
@@ -280,16 +219,8 @@ fn entry(operation: MemoryOperation, address: u64, count: u64) -> MemoryBatchEnt
     }
 }
 
-fn run(
-    machine: TestMachine<'_>,
-    memory: &mut Memory,
-    entries: &[MemoryBatchEntry],
-) -> Result<u64, Status> {
-    let Batch {
-        done,
-        refused,
-        flush,
-    } = memory.batch(machine, entries);
+fn run(machine: TestMachine<'_>, memory: &mut Memory, entries: &[MemoryBatchEntry]) -> Result<u64, Status> {
+    let Batch { done, refused, flush } = memory.batch(machine, entries);
     memory.settle(machine, flush, |_| {});
     Batch::reply(done, refused)
 }
@@ -299,22 +230,14 @@ fn a_batch_does_entry_after_entry_and_stops_at_the_first_that_is_not_done_wholly
     with_memory(16, |machine, mut memory| {
         memory.space_create(machine).unwrap();
         use MemoryOperation::{Map, Protect, Unmap};
-        let good = [
-            entry(Map, 0, 4),
-            entry(Protect, 0, 4),
-            entry(Unmap, 0, 2),
-            entry(Map, 0, 0),
-        ];
+        let good = [entry(Map, 0, 4), entry(Protect, 0, 4), entry(Unmap, 0, 2), entry(Map, 0, 0)];
         assert_eq!(run(machine, &mut memory, &good), Ok(4));
         // Two pages are left at 2 and 3.
         let partly = entry(Unmap, 2 * PAGE_SIZE, 3);
         assert_eq!(run(machine, &mut memory, &[partly]), Err(Status::NotMapped));
         let second = [entry(Map, 0, 1), entry(Map, 0, 1)];
         assert_eq!(run(machine, &mut memory, &second), Ok(1));
-        assert_eq!(
-            run(machine, &mut memory, &second),
-            Err(Status::AlreadyMapped)
-        );
+        assert_eq!(run(machine, &mut memory, &second), Err(Status::AlreadyMapped));
         assert_eq!(run(machine, &mut memory, &[]), Ok(0));
     });
 }
@@ -326,43 +249,16 @@ fn a_batch_refuses_what_its_entries_do_not_mean() {
         use MemoryOperation::{Map, Protect, Unmap};
         let zero = |operation| entry(operation, 0, 0);
         for bad in [
-            MemoryBatchEntry {
-                operation: 0,
-                ..zero(Map)
-            },
-            MemoryBatchEntry {
-                operation: 4,
-                ..zero(Map)
-            },
-            MemoryBatchEntry {
-                operation: u32::MAX,
-                ..zero(Map)
-            },
-            MemoryBatchEntry {
-                flags: 8,
-                ..zero(Map)
-            },
-            MemoryBatchEntry {
-                flags: 1 << 63,
-                ..zero(Protect)
-            },
-            MemoryBatchEntry {
-                frame: 1,
-                ..zero(Unmap)
-            },
-            MemoryBatchEntry {
-                flags: 1,
-                ..zero(Unmap)
-            },
-            MemoryBatchEntry {
-                frame: 1,
-                ..zero(Protect)
-            },
+            MemoryBatchEntry { operation: 0, ..zero(Map) },
+            MemoryBatchEntry { operation: 4, ..zero(Map) },
+            MemoryBatchEntry { operation: u32::MAX, ..zero(Map) },
+            MemoryBatchEntry { flags: 8, ..zero(Map) },
+            MemoryBatchEntry { flags: 1 << 63, ..zero(Protect) },
+            MemoryBatchEntry { frame: 1, ..zero(Unmap) },
+            MemoryBatchEntry { flags: 1, ..zero(Unmap) },
+            MemoryBatchEntry { frame: 1, ..zero(Protect) },
         ] {
-            assert_eq!(
-                run(machine, &mut memory, &[bad]),
-                Err(Status::InvalidArgument)
-            );
+            assert_eq!(run(machine, &mut memory, &[bad]), Err(Status::InvalidArgument));
         }
     });
 }
@@ -375,14 +271,7 @@ fn a_long_batch_stops_early_without_a_refusal() {
         let entries: Vec<_> = (0..5).map(|part| map(part * 512)).collect();
         let done = run(machine, &mut memory, &entries).unwrap();
         assert!(done >= 1 && done * 512 <= WORK_PAGES + 512);
-        assert_eq!(
-            run(
-                machine,
-                &mut memory,
-                &entries[usize::try_from(done).unwrap()..]
-            ),
-            Ok(2)
-        );
+        assert_eq!(run(machine, &mut memory, &entries[usize::try_from(done).unwrap()..]), Ok(2));
     });
 }
 
@@ -392,15 +281,9 @@ fn a_memory_taken_down_leaves_every_frame_kept_and_clear() {
         memory.space_create(machine).unwrap();
         let space = memory.space_create(machine).unwrap();
         for address in [0, KERNEL_START] {
-            let small = Map {
-                space,
-                ..map(address, 0, 300, MapFlags::WRITE)
-            };
+            let small = Map { space, ..map(address, 0, 300, MapFlags::WRITE) };
             mapped(machine, &mut memory, small).unwrap();
-            let large = Map {
-                space,
-                ..map(address + LARGE_SIZE, 0, 1, MapFlags::LARGE)
-            };
+            let large = Map { space, ..map(address + LARGE_SIZE, 0, 1, MapFlags::LARGE) };
             mapped(machine, &mut memory, large).unwrap();
         }
         assert_eq!(memory.release(machine, Gfn(1024), 10), Ok(10));

@@ -35,16 +35,9 @@ pub(super) fn with_memory(pool: u64, test: impl FnOnce(TestMachine<'_>, Memory))
     let records = records(2600);
     let frames = free_table(&records);
     let tables = FakeMemory::new(2600);
-    let machine = Machine {
-        frames: &frames,
-        tables: &tables,
-    };
+    let machine = Machine { frames: &frames, tables: &tables };
     let claim = |owner, kind, count, alignment, number| {
-        let usage = Use {
-            owner,
-            kind,
-            number,
-        };
+        let usage = Use { owner, kind, number };
         let first = frames.claim_run(usage, count, alignment).unwrap();
         // The guest's memory keeps its garbage, which must not get anywhere else.
         for offset in (0..count).filter(|_| kind != Kind::Data) {
@@ -73,13 +66,7 @@ pub(super) fn with_memory(pool: u64, test: impl FnOnce(TestMachine<'_>, Memory))
         memory.give(machine, frame, Kind::Kept);
     }
     let first = claim(Owner::Hypervisor, Kind::Channel, CHANNEL_FRAMES, 1, 0);
-    memory.attach_channel(
-        1,
-        Region {
-            first,
-            frames: CHANNEL_FRAMES,
-        },
-    );
+    memory.attach_channel(1, Region { first, frames: CHANNEL_FRAMES });
     test(machine, memory);
 }
 

@@ -48,10 +48,7 @@ fn is_own(number: u64) -> bool {
 
 impl Model {
     pub(super) fn with_pool(pool: u64) -> Model {
-        Model {
-            pool,
-            ..Model::default()
-        }
+        Model { pool, ..Model::default() }
     }
 
     fn references(&self, frame: u64) -> u64 {
@@ -77,12 +74,8 @@ impl Model {
     }
 
     fn make(&mut self, half: Half, address: u64, bottom: u32) -> Result<(), Status> {
-        self.pool = self
-            .pool
-            .checked_sub(self.missing(half, address, bottom))
-            .ok_or(Status::QuotaExceeded)?;
-        self.tables
-            .extend((bottom..=3).map(|level| table(half, level, address)));
+        self.pool = self.pool.checked_sub(self.missing(half, address, bottom)).ok_or(Status::QuotaExceeded)?;
+        self.tables.extend((bottom..=3).map(|level| table(half, level, address)));
         Ok(())
     }
 
@@ -99,18 +92,10 @@ impl Model {
         }
         if frame == layout::TIME_PAGE_FRAME.0 {
             let denied = flags.contains(MapFlags::WRITE);
-            return if denied {
-                Err(Status::NotPermitted)
-            } else {
-                Ok(())
-            };
+            return if denied { Err(Status::NotPermitted) } else { Ok(()) };
         }
         let exists = (channel..channel + CHANNEL_FRAMES).contains(&frame);
-        if exists {
-            Ok(())
-        } else {
-            Err(Status::InvalidArgument)
-        }
+        if exists { Ok(()) } else { Err(Status::InvalidArgument) }
     }
 
     fn map_page(&mut self, half: Half, address: u64, page: Page) -> Result<(), Status> {
@@ -119,11 +104,7 @@ impl Model {
         }
         self.check_frame(page.number, page.flags)?;
         let key = (half, address);
-        if self
-            .pages
-            .get(&key)
-            .is_some_and(|page| page.flags.contains(LARGE))
-        {
+        if self.pages.get(&key).is_some_and(|page| page.flags.contains(LARGE)) {
             return Err(Status::AlreadyMapped);
         }
         self.make(half, address, 1)?;
@@ -155,10 +136,7 @@ impl Model {
             return self.map_large(call, half, together);
         }
         each(call.count, |done| {
-            let page = Page {
-                number: call.frame.0.saturating_add(done),
-                flags: call.flags,
-            };
+            let page = Page { number: call.frame.0.saturating_add(done), flags: call.flags };
             self.map_page(half, call.address.0.wrapping_add(done * PAGE_SIZE), page)
         })
     }
@@ -317,9 +295,7 @@ impl Model {
 
     pub(super) fn create(&mut self) -> Result<SpaceId, Status> {
         let free = (0..layout::limit::SPACES).map(SpaceId);
-        let free = free
-            .into_iter()
-            .find(|space| !self.spaces.contains_key(space));
+        let free = free.into_iter().find(|space| !self.spaces.contains_key(space));
         let space = free.ok_or(Status::QuotaExceeded)?;
         self.pool = self.pool.checked_sub(2).ok_or(Status::QuotaExceeded)?;
         self.spaces.insert(space, 0);
@@ -331,9 +307,7 @@ impl Model {
             return Err(Status::Busy);
         }
         let users = *self.spaces.get(&space).ok_or(Status::NotFound)?;
-        let granted = |((half, _), page): (&(Half, u64), &Page)| {
-            *half == Some(space) && page.number & GRANT != 0
-        };
+        let granted = |((half, _), page): (&(Half, u64), &Page)| *half == Some(space) && page.number & GRANT != 0;
         if users > 0 || self.pages.iter().any(granted) {
             return Err(Status::Busy);
         }
@@ -349,12 +323,7 @@ impl Model {
         Ok(())
     }
 
-    pub(super) fn install(
-        &mut self,
-        space: SpaceId,
-        address: GuestVirt,
-        page: Page,
-    ) -> Result<(), Status> {
+    pub(super) fn install(&mut self, space: SpaceId, address: GuestVirt, page: Page) -> Result<(), Status> {
         if !self.spaces.contains_key(&space) {
             return Err(Status::NotFound);
         }
@@ -365,11 +334,7 @@ impl Model {
             return Err(Status::BadAddress);
         }
         let key = (half(space, address.0), address.0);
-        if self
-            .pages
-            .get(&key)
-            .is_some_and(|page| page.flags.contains(LARGE))
-        {
+        if self.pages.get(&key).is_some_and(|page| page.flags.contains(LARGE)) {
             return Err(Status::AlreadyMapped);
         }
         self.make(key.0, address.0, 1)?;
@@ -386,22 +351,13 @@ impl Model {
 
     /// Where grants are mapped.
     pub(super) fn grants(&self) -> Vec<(SpaceId, GuestVirt)> {
-        let granted = self
-            .pages
-            .iter()
-            .filter(|(_, page)| page.number & GRANT != 0);
-        granted
-            .map(|((half, address), _)| (half.unwrap_or_default(), GuestVirt(*address)))
-            .collect()
+        let granted = self.pages.iter().filter(|(_, page)| page.number & GRANT != 0);
+        granted.map(|((half, address), _)| (half.unwrap_or_default(), GuestVirt(*address))).collect()
     }
 }
 
 fn limited(count: u64) -> Result<(), Status> {
-    if count > 64 {
-        Err(Status::TooLong)
-    } else {
-        Ok(())
-    }
+    if count > 64 { Err(Status::TooLong) } else { Ok(()) }
 }
 
 fn table(half: Half, level: u32, address: u64) -> (Half, u32, u64) {

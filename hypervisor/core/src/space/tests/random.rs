@@ -53,9 +53,8 @@ fn address() -> impl Strategy<Value = GuestVirt> {
     ];
     let page = prop_oneof![3 => Just(0), 3 => 0..6_u64, 1 => Just(512)];
     let odd = prop_oneof![20 => Just(0), 1 => Just(1), 1 => Just(0x800)];
-    (base, page, odd).prop_map(|(base, page, odd)| {
-        GuestVirt(u64::wrapping_add(base, page * PAGE_SIZE).wrapping_add(odd))
-    })
+    (base, page, odd)
+        .prop_map(|(base, page, odd)| GuestVirt(u64::wrapping_add(base, page * PAGE_SIZE).wrapping_add(odd)))
 }
 
 fn frame() -> impl Strategy<Value = Gfn> {
@@ -81,20 +80,12 @@ fn flags() -> impl Strategy<Value = MapFlags> {
 }
 
 fn map() -> impl Strategy<Value = Step> {
-    (space(), address(), frame(), count(), flags()).prop_map(
-        |(space, address, frame, count, flags)| {
-            // A large page with several pages is refused at once; mostly something better is asked.
-            let is_large = flags.contains(MapFlags::LARGE);
-            let count = if is_large && count % 4 > 0 { 1 } else { count };
-            Step::Map(Map {
-                space,
-                address,
-                frame,
-                count,
-                flags,
-            })
-        },
-    )
+    (space(), address(), frame(), count(), flags()).prop_map(|(space, address, frame, count, flags)| {
+        // A large page with several pages is refused at once; mostly something better is asked.
+        let is_large = flags.contains(MapFlags::LARGE);
+        let count = if is_large && count % 4 > 0 { 1 } else { count };
+        Step::Map(Map { space, address, frame, count, flags })
+    })
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -145,8 +136,7 @@ impl World<'_> {
     fn covered(&mut self, covered: Result<Covered, Status>, expected: Result<u64, Status>) {
         let mut paid = None;
         let pages = covered.map(|covered| {
-            self.memory
-                .settle(self.machine, covered.flush, |flush| paid = Some(flush));
+            self.memory.settle(self.machine, covered.flush, |flush| paid = Some(flush));
             covered.pages
         });
         assert_eq!(pages, expected);
@@ -163,10 +153,7 @@ impl World<'_> {
                 .get(&(*space, *address))
                 .is_some_and(|new| new.frame == old.frame && new.flags.contains(old.flags));
             let gone = space.is_some_and(|space| !self.model.spaces.contains_key(&space));
-            assert!(
-                still || gone || flushed(paid, *space, *address),
-                "{address:#x} not flushed"
-            );
+            assert!(still || gone || flushed(paid, *space, *address), "{address:#x} not flushed");
         }
         self.before = view;
     }
@@ -174,11 +161,7 @@ impl World<'_> {
     fn compare(&self, view: &View) {
         let mut pages = self.model.pages.clone();
         for ((space, address), seen) in view {
-            let size = if seen.flags.contains(MapFlags::LARGE) {
-                512
-            } else {
-                1
-            };
+            let size = if seen.flags.contains(MapFlags::LARGE) { 512 } else { 1 };
             for part in 0..size {
                 let key = (*space, address + part * PAGE_SIZE);
                 let page = pages.remove(&key).expect("the model has no such page");
@@ -268,12 +251,7 @@ impl World<'_> {
                 users.into_iter().for_each(|users| *users += 1);
             }
             Step::Leave(space) => {
-                if let Some(users) = self
-                    .model
-                    .spaces
-                    .get_mut(&space)
-                    .filter(|users| **users > 0)
-                {
+                if let Some(users) = self.model.spaces.get_mut(&space).filter(|users| **users > 0) {
                     *users -= 1;
                     self.memory.leave(space);
                 }
@@ -294,11 +272,7 @@ impl World<'_> {
                 flags.set(MapFlags::WRITE, writable);
                 let number = (1 << 62) | u64::from(tag);
                 let expected = self.model.install(space, address, Page { number, flags });
-                let granted = GrantedFrame {
-                    frame: self.foreign,
-                    tag,
-                    writable,
-                };
+                let granted = GrantedFrame { frame: self.foreign, tag, writable };
                 let result = self.memory.install_grant(machine, space, address, granted);
                 assert_eq!(result, expected);
             }
@@ -314,19 +288,11 @@ impl World<'_> {
         }
         let (space, address) = grants[which % grants.len()];
         let wrong = self.foreign.offset(1);
-        let refused = self
-            .memory
-            .remove_grant(self.machine, space, address, wrong);
+        let refused = self.memory.remove_grant(self.machine, space, address, wrong);
         assert_eq!(refused, Err(Status::NotMapped));
         self.model.remove(space, address);
-        let owed = self
-            .memory
-            .remove_grant(self.machine, space, address, self.foreign);
-        let covered = Covered {
-            pages: 1,
-            stopped: None,
-            flush: owed.unwrap(),
-        };
+        let owed = self.memory.remove_grant(self.machine, space, address, self.foreign);
+        let covered = Covered { pages: 1, stopped: None, flush: owed.unwrap() };
         self.covered(Ok(covered), Ok(1));
     }
 }
@@ -334,9 +300,8 @@ impl World<'_> {
 fn flushed(paid: Option<Flush>, space: Option<SpaceId>, address: u64) -> bool {
     let Some(flush) = paid else { return false };
     let concerned = flush.space.is_none() || flush.space == space;
-    let contains = flush.range.is_none_or(|range| {
-        address >= range.start && (address - range.start) / PAGE_SIZE < range.pages
-    });
+    let contains =
+        flush.range.is_none_or(|range| address >= range.start && (address - range.start) / PAGE_SIZE < range.pages);
     concerned && contains
 }
 

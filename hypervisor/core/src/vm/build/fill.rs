@@ -53,13 +53,7 @@ impl Claims<'_> {
     ///
     /// # Errors
     /// [`BuildError::OutOfMemory`].
-    fn run(
-        self,
-        usage: Use,
-        frames: u64,
-        alignment: u64,
-        what: &'static str,
-    ) -> Result<Mfn, BuildError> {
+    fn run(self, usage: Use, frames: u64, alignment: u64, what: &'static str) -> Result<Mfn, BuildError> {
         let from = match self.origin {
             Origin::Free => Use::new(Owner::Nobody, Kind::Free),
             Origin::Kept(_) => Use::new(self.owner, Kind::Kept),
@@ -71,38 +65,22 @@ impl Claims<'_> {
 
 impl Builder<'_> {
     pub(super) fn claims<'m, T>(&self, machine: Machine<'m, T>) -> Claims<'m> {
-        Claims {
-            frames: machine.frames,
-            origin: self.source.origin,
-            owner: Owner::Vm(self.source.vm),
-        }
+        Claims { frames: machine.frames, origin: self.source.origin, owner: Owner::Vm(self.source.vm) }
     }
 
     /// Claims 512 frames that lie together, or the frames that are left one by one.
     ///
     /// # Errors
     /// [`BuildError::OutOfMemory`].
-    pub(super) fn claim<T: TableMemory>(
-        &mut self,
-        machine: Machine<'_, T>,
-        next: u64,
-    ) -> Result<Stage, BuildError> {
+    pub(super) fn claim<T: TableMemory>(&mut self, machine: Machine<'_, T>, next: u64) -> Result<Stage, BuildError> {
         let left = self.memory.memory_frames().saturating_sub(next);
         if left == 0 {
             return Ok(Stage::Clear(0));
         }
-        let (run, count) = if left >= LARGE_PAGE_FRAMES {
-            (LARGE_PAGE_FRAMES, 1)
-        } else {
-            (1, left.min(STEP_FRAMES))
-        };
+        let (run, count) = if left >= LARGE_PAGE_FRAMES { (LARGE_PAGE_FRAMES, 1) } else { (1, left.min(STEP_FRAMES)) };
         let claims = self.claims(machine);
         for turn in 0..count {
-            let usage = Use {
-                owner: claims.owner,
-                kind: Kind::Data,
-                number: next.saturating_add(turn),
-            };
+            let usage = Use { owner: claims.owner, kind: Kind::Data, number: next.saturating_add(turn) };
             let first = claims.run(usage, run, run, "its memory")?;
             for offset in 0..run {
                 let frame = Gfn(usage.number.saturating_add(offset));

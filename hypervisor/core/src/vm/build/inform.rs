@@ -16,28 +16,17 @@ impl Builder<'_> {
     ///
     /// # Errors
     /// [`BuildError::NotMapped`]; the plan gave frames that the VM does not have.
-    pub(super) fn inform<T: TableMemory>(
-        &mut self,
-        machine: Machine<'_, T>,
-    ) -> Result<Stage, BuildError> {
+    pub(super) fn inform<T: TableMemory>(&mut self, machine: Machine<'_, T>) -> Result<Stage, BuildError> {
         let vcpus = self.source.manifest.vcpus;
         let first = self.plan.vcpu_pages;
         for (slot, vcpu) in self.vcpu_pages.iter_mut().zip(0..vcpus) {
             let number = Gfn(first.0.saturating_add(vcpu.into()));
             let page = self.memory.pin(machine, number);
-            let page = page.map_err(|status| BuildError::NotMapped {
-                address: VCPU_PAGES.0,
-                status,
-            })?;
-            let content = VcpuPage {
-                vcpu,
-                events_masked: 1,
-                ..VcpuPage::default()
-            };
+            let page = page.map_err(|status| BuildError::NotMapped { address: VCPU_PAGES.0, status })?;
+            let content = VcpuPage { vcpu, events_masked: 1, ..VcpuPage::default() };
             machine.tables.write(page, 0, content.as_bytes());
             *slot = Some(page);
-            self.memory
-                .set_vcpu_pages(first, u64::from(vcpu).saturating_add(1));
+            self.memory.set_vcpu_pages(first, u64::from(vcpu).saturating_add(1));
         }
         if let Some(page) = self.memory.frame(machine, self.plan.start_info) {
             machine.tables.write(page, 0, self.start_info().as_bytes());
@@ -59,11 +48,7 @@ impl Builder<'_> {
             command_line: text(&manifest.command_line),
             ..StartInfo::default()
         };
-        for (slot, (number, end)) in info
-            .channels
-            .iter_mut()
-            .zip(self.source.channels.iter().enumerate())
-        {
+        for (slot, (number, end)) in info.channels.iter_mut().zip(self.source.channels.iter().enumerate()) {
             let (address, frame) = channel_place(number);
             *slot = ChannelInfo {
                 name: text(end.name),
@@ -77,16 +62,8 @@ impl Builder<'_> {
             info.channel_count = info.channel_count.saturating_add(1);
         }
         let modules = pieces(manifest).skip(manifest.segments.len());
-        for (slot, (module, piece)) in info
-            .modules
-            .iter_mut()
-            .zip(manifest.modules.iter().zip(modules))
-        {
-            *slot = ModuleInfo {
-                name: text(&module.name),
-                frame: piece.first.0,
-                bytes: module.bytes,
-            };
+        for (slot, (module, piece)) in info.modules.iter_mut().zip(manifest.modules.iter().zip(modules)) {
+            *slot = ModuleInfo { name: text(&module.name), frame: piece.first.0, bytes: module.bytes };
             info.module_count = info.module_count.saturating_add(1);
         }
         info

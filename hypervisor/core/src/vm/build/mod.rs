@@ -16,9 +16,7 @@ use super::error::BuildError;
 use super::plan::Plan;
 use crate::addr::Mfn;
 use crate::frame::{Kind, Owner, Use};
-use crate::space::{
-    FrameList, HypervisorSlots, Machine, Memory, Parts, Region, Remains, TableMemory,
-};
+use crate::space::{FrameList, HypervisorSlots, Machine, Memory, Parts, Region, Remains, TableMemory};
 use fill::Claims;
 
 /// Whether a VM is built from free memory or from what was kept of it.
@@ -127,16 +125,10 @@ pub struct Builder<'a> {
 ///
 /// # Errors
 /// [`BuildError::OutOfMemory`].
-pub fn claim_channel<T: TableMemory>(
-    machine: Machine<'_, T>,
-    frames: u64,
-) -> Result<Region, BuildError> {
+pub fn claim_channel<T: TableMemory>(machine: Machine<'_, T>, frames: u64) -> Result<Region, BuildError> {
     let usage = Use::new(Owner::Hypervisor, Kind::Channel);
     let claimed = machine.frames.claim_run(usage, frames, 1);
-    let first = claimed.map_err(|_| BuildError::OutOfMemory {
-        what: "a channel",
-        frames,
-    })?;
+    let first = claimed.map_err(|_| BuildError::OutOfMemory { what: "a channel", frames })?;
     for offset in 0..frames {
         machine.tables.clear(first.offset(offset));
     }
@@ -148,16 +140,9 @@ impl<'a> Builder<'a> {
     ///
     /// # Errors
     /// [`BuildError::OutOfMemory`]; then nothing is claimed.
-    pub fn new<T: TableMemory>(
-        machine: Machine<'_, T>,
-        source: VmSource<'a>,
-    ) -> Result<Builder<'a>, BuildError> {
+    pub fn new<T: TableMemory>(machine: Machine<'_, T>, source: VmSource<'a>) -> Result<Builder<'a>, BuildError> {
         let owner = Owner::Vm(source.vm);
-        let claims = Claims {
-            frames: machine.frames,
-            origin: source.origin,
-            owner,
-        };
+        let claims = Claims { frames: machine.frames, origin: source.origin, owner };
         let Remains { list, time_page } = match source.origin {
             Origin::Kept(remains) => remains,
             Origin::Free => claims.first_frames(machine, source.manifest.memory_frames)?,
@@ -191,9 +176,7 @@ impl<'a> Builder<'a> {
             Stage::Clear(next) => self.clear(machine, next),
             Stage::Pool(filled) => self.fill_pool(machine, filled)?,
             Stage::Space => {
-                self.memory
-                    .space_create(machine)
-                    .map_err(|_| self.pool_too_small())?;
+                self.memory.space_create(machine).map_err(|_| self.pool_too_small())?;
                 Stage::Load(0)
             }
             Stage::Load(next) => self.load(machine, next),
@@ -224,9 +207,7 @@ impl<'a> Builder<'a> {
     }
 
     const fn pool_too_small(&self) -> BuildError {
-        BuildError::PoolTooSmall {
-            frames: self.source.manifest.pool_frames,
-        }
+        BuildError::PoolTooSmall { frames: self.source.manifest.pool_frames }
     }
 }
 

@@ -3,9 +3,8 @@
 use protocol::call::Map;
 use protocol::flags::MapFlags;
 use protocol::layout::{
-    CHANNEL_FRAME_STRIDE, CHANNEL_FRAMES, CHANNEL_STRIDE, CHANNELS, FIRST_STACK_PAGES,
-    FIRST_STACK_TOP, LARGE_PAGE_FRAMES, PAGE_SIZE, PHYSMAP, START_INFO, TIME_PAGE, TIME_PAGE_FRAME,
-    VCPU_PAGES,
+    CHANNEL_FRAME_STRIDE, CHANNEL_FRAMES, CHANNEL_STRIDE, CHANNELS, FIRST_STACK_PAGES, FIRST_STACK_TOP,
+    LARGE_PAGE_FRAMES, PAGE_SIZE, PHYSMAP, START_INFO, TIME_PAGE, TIME_PAGE_FRAME, VCPU_PAGES,
 };
 use protocol::{Gfn, GuestVirt, SpaceId, Status};
 
@@ -43,34 +42,21 @@ impl Builder<'_> {
         if left == 0 {
             return Ok(Stage::Map(number.saturating_add(1), 0));
         }
-        let address = GuestVirt(
-            region
-                .address
-                .0
-                .saturating_add(done.saturating_mul(PAGE_SIZE)),
-        );
+        let address = GuestVirt(region.address.0.saturating_add(done.saturating_mul(PAGE_SIZE)));
         let is_large = region.is_physmap && left >= LARGE_PAGE_FRAMES;
         let (count, flags) = if is_large {
             (1, region.flags.union(MapFlags::LARGE))
         } else {
             (left.min(LARGE_PAGE_FRAMES), region.flags)
         };
-        let call = Map {
-            space: SpaceId::FIRST,
-            address,
-            frame: Gfn(region.frame.0.saturating_add(done)),
-            count,
-            flags,
-        };
+        let call =
+            Map { space: SpaceId::FIRST, address, frame: Gfn(region.frame.0.saturating_add(done)), count, flags };
         let too_small = self.pool_too_small();
         let failed = |status| {
             if status == Status::QuotaExceeded {
                 return too_small;
             }
-            BuildError::NotMapped {
-                address: address.0,
-                status,
-            }
+            BuildError::NotMapped { address: address.0, status }
         };
         let covered = match self.memory.map(machine, call) {
             Ok(covered) => covered,
@@ -89,25 +75,16 @@ impl Builder<'_> {
     fn region(&self, number: usize) -> Option<MappedRegion> {
         let segments = &self.source.manifest.segments;
         if let Some(segment) = segments.get(number) {
-            return pieces(self.source.manifest)
-                .nth(number)
-                .map(|piece| MappedRegion {
-                    address: GuestVirt(segment.address),
-                    frame: piece.first,
-                    pages: piece.frames,
-                    flags: segment.flags,
-                    is_physmap: false,
-                });
-        }
-        let fixed = |address, frame, pages, flags| {
-            Some(MappedRegion {
-                address,
-                frame,
-                pages,
-                flags,
+            return pieces(self.source.manifest).nth(number).map(|piece| MappedRegion {
+                address: GuestVirt(segment.address),
+                frame: piece.first,
+                pages: piece.frames,
+                flags: segment.flags,
                 is_physmap: false,
-            })
-        };
+            });
+        }
+        let fixed =
+            |address, frame, pages, flags| Some(MappedRegion { address, frame, pages, flags, is_physmap: false });
         let stack = FIRST_STACK_PAGES.wrapping_mul(PAGE_SIZE);
         let stack = GuestVirt(FIRST_STACK_TOP.0.wrapping_sub(stack));
         let (read, write) = (MapFlags::empty(), MapFlags::WRITE);
@@ -140,8 +117,5 @@ impl Builder<'_> {
 pub(super) fn channel_place(channel: usize) -> (GuestVirt, Gfn) {
     let address = wide(channel).wrapping_mul(CHANNEL_STRIDE);
     let frame = wide(channel).wrapping_mul(CHANNEL_FRAME_STRIDE);
-    (
-        GuestVirt(CHANNELS.0.wrapping_add(address)),
-        Gfn(CHANNEL_FRAMES.0.wrapping_add(frame)),
-    )
+    (GuestVirt(CHANNELS.0.wrapping_add(address)), Gfn(CHANNEL_FRAMES.0.wrapping_add(frame)))
 }

@@ -1,8 +1,4 @@
-#![expect(
-    clippy::missing_errors_doc,
-    clippy::result_large_err,
-    reason = "test code: helpers pass results on"
-)]
+#![expect(clippy::missing_errors_doc, clippy::result_large_err, reason = "test code: helpers pass results on")]
 
 use super::{Build, Builder, Built, ChannelEnd, Origin, VmSource, claim_channel};
 use crate::addr::Mfn;
@@ -23,20 +19,13 @@ type TestMachine<'m> = Machine<'m, FakeMemory>;
 
 const OWNER: Owner = Owner::Vm(VmId(0));
 
-fn with_image(
-    manifest: &Manifest,
-    frames: usize,
-    test: impl FnOnce(TestMachine<'_>, &SystemImage<'_>, Region),
-) {
+fn with_image(manifest: &Manifest, frames: usize, test: impl FnOnce(TestMachine<'_>, &SystemImage<'_>, Region)) {
     let bytes = pack(manifest);
     let image = SystemImage::parse(&bytes).unwrap();
     let records = records(frames);
     let table = free_table(&records);
     let tables = FakeMemory::new(frames);
-    let machine = Machine {
-        frames: &table,
-        tables: &tables,
-    };
+    let machine = Machine { frames: &table, tables: &tables };
     let region = claim_channel(machine, 3).unwrap();
     test(machine, &image, region);
 }
@@ -47,12 +36,7 @@ fn build(
     region: Region,
     origin: Origin,
 ) -> Result<Built, (BuildError, Option<Memory>)> {
-    let channels = [ChannelEnd {
-        name: "link",
-        region,
-        peer: VmId(1),
-        side: 0,
-    }];
+    let channels = [ChannelEnd { name: "link", region, peer: VmId(1), side: 0 }];
     let source = VmSource {
         vm: VmId(0),
         manifest: &image.manifest().vms[0],
@@ -74,19 +58,14 @@ fn build(
 
 /// The bytes at a page, read through the tables, and its flags.
 fn read(machine: TestMachine<'_>, memory: &Memory, address: u64) -> (Vec<u8>, MapFlags) {
-    let pair = memory
-        .translate(machine, SpaceId::FIRST, GuestVirt(address))
-        .unwrap();
+    let pair = memory.translate(machine, SpaceId::FIRST, GuestVirt(address)).unwrap();
     let frame = memory.frame(machine, Gfn(pair.0)).unwrap();
     let flags = MapFlags::from_bits(pair.1).unwrap();
     (machine.tables.bytes(frame).to_vec(), flags)
 }
 
 fn counts(frames: &FrameTable<'_>) -> Vec<u64> {
-    Kind::ALL
-        .iter()
-        .map(|kind| frames.count(OWNER, *kind))
-        .collect()
+    Kind::ALL.iter().map(|kind| frames.count(OWNER, *kind)).collect()
 }
 
 fn take_down(machine: TestMachine<'_>, mut memory: Memory) -> Remains {
@@ -104,18 +83,12 @@ fn segments_and_modules_are_where_the_layout_says_and_the_rest_is_zero() {
         let memory = &built.memory;
         let page = 4096;
         let (text, flags) = read(machine, memory, KERNEL_IMAGE.0);
-        assert_eq!(
-            (text.as_slice(), flags),
-            (&image.bytes()[page..2 * page], MapFlags::EXECUTE)
-        );
+        assert_eq!((text.as_slice(), flags), (&image.bytes()[page..2 * page], MapFlags::EXECUTE));
         let (text, _) = read(machine, memory, KERNEL_IMAGE.0 + PAGE_SIZE);
         assert_eq!(text[..10], image.bytes()[2 * page..2 * page + 10]);
         assert!(text[10..].iter().all(|byte| *byte == 0));
         let (data, flags) = read(machine, memory, KERNEL_IMAGE.0 + 2 * PAGE_SIZE);
-        assert_eq!(
-            (&data[..100], flags),
-            (&image.bytes()[3 * page..3 * page + 100], MapFlags::WRITE)
-        );
+        assert_eq!((&data[..100], flags), (&image.bytes()[3 * page..3 * page + 100], MapFlags::WRITE));
         for zero in [3, 4] {
             let (bss, _) = read(machine, memory, KERNEL_IMAGE.0 + zero * PAGE_SIZE);
             assert!(bss.iter().all(|byte| *byte == 0));
@@ -150,18 +123,12 @@ fn the_start_info_tells_everything() {
         assert_eq!((info.channel_count, info.module_count), (1, 1));
         let channel = info.channels[0];
         assert_eq!(&channel.name[..5], b"link\0");
-        assert_eq!(
-            (channel.address, channel.frame),
-            (layout::CHANNELS.0, layout::CHANNEL_FRAMES.0)
-        );
+        assert_eq!((channel.address, channel.frame), (layout::CHANNELS.0, layout::CHANNEL_FRAMES.0));
         assert_eq!((channel.frames, channel.peer, channel.side), (3, 1, 0));
         let module = info.modules[0];
         assert_eq!(&module.name[..5], b"data\0");
         assert_eq!((module.frame, module.bytes), (5, PAGE_SIZE + 100));
-        assert_eq!(
-            (built.entry, built.stack),
-            (GuestVirt(KERNEL_IMAGE.0 + 16), FIRST_STACK_TOP)
-        );
+        assert_eq!((built.entry, built.stack), (GuestVirt(KERNEL_IMAGE.0 + 16), FIRST_STACK_TOP));
     });
 }
 
@@ -176,35 +143,17 @@ fn stack_vcpu_pages_time_page_and_channel_are_mapped_with_guards_around() {
         };
         let (none, write) = (MapFlags::empty(), MapFlags::WRITE);
         assert_eq!(found(layout::START_INFO.0), Ok((7, none)));
-        assert_eq!(
-            found(layout::TIME_PAGE.0),
-            Ok((layout::TIME_PAGE_FRAME.0, none))
-        );
+        assert_eq!(found(layout::TIME_PAGE.0), Ok((layout::TIME_PAGE_FRAME.0, none)));
         let channel = layout::CHANNEL_FRAMES.0;
-        assert_eq!(
-            found(layout::CHANNELS.0 + 2 * PAGE_SIZE),
-            Ok((channel + 2, write))
-        );
-        assert_eq!(
-            found(layout::CHANNELS.0 + 3 * PAGE_SIZE),
-            Err(Status::NotMapped)
-        );
+        assert_eq!(found(layout::CHANNELS.0 + 2 * PAGE_SIZE), Ok((channel + 2, write)));
+        assert_eq!(found(layout::CHANNELS.0 + 3 * PAGE_SIZE), Err(Status::NotMapped));
         assert_eq!(found(FIRST_STACK_TOP.0), Err(Status::NotMapped));
         for page in 1..=16 {
-            assert_eq!(
-                found(FIRST_STACK_TOP.0 - page * PAGE_SIZE),
-                Ok((26 - page, write))
-            );
+            assert_eq!(found(FIRST_STACK_TOP.0 - page * PAGE_SIZE), Ok((26 - page, write)));
         }
-        assert_eq!(
-            found(FIRST_STACK_TOP.0 - 17 * PAGE_SIZE),
-            Err(Status::NotMapped)
-        );
+        assert_eq!(found(FIRST_STACK_TOP.0 - 17 * PAGE_SIZE), Err(Status::NotMapped));
         for vcpu in 0..2_u32 {
-            assert_eq!(
-                found(layout::vcpu_page(vcpu).0),
-                Ok((8 + u64::from(vcpu), write))
-            );
+            assert_eq!(found(layout::vcpu_page(vcpu).0), Ok((8 + u64::from(vcpu), write)));
             let frame = built.vcpu_pages[usize::try_from(vcpu).unwrap()].unwrap();
             let (page, _) = VcpuPage::read_from_prefix(&machine.tables.bytes(frame)).unwrap();
             assert_eq!((page.vcpu, page.events_masked), (vcpu, 1));
@@ -220,15 +169,8 @@ fn the_physmap_is_large_where_it_can_be_and_covers_all_memory() {
         let built = build(machine, image, region, Origin::Free).unwrap();
         for number in 0..1100 {
             let address = GuestVirt(PHYSMAP.0 + number * PAGE_SIZE);
-            let pair = built
-                .memory
-                .translate(machine, SpaceId::FIRST, address)
-                .unwrap();
-            let large = if number < 1024 {
-                MapFlags::LARGE
-            } else {
-                MapFlags::empty()
-            };
+            let pair = built.memory.translate(machine, SpaceId::FIRST, address).unwrap();
+            let large = if number < 1024 { MapFlags::LARGE } else { MapFlags::empty() };
             assert_eq!(pair.0, number);
             assert_eq!(pair.1, (MapFlags::WRITE | large).bits());
         }
@@ -244,11 +186,7 @@ fn a_vcpu_page_cannot_be_released_even_when_it_is_mapped_nowhere() {
         let mut built = build(machine, image, region, Origin::Free).unwrap();
         let space = SpaceId::FIRST;
         for (address, count) in [(layout::VCPU_PAGES, 2), (PHYSMAP, 512)] {
-            let call = protocol::call::Unmap {
-                space,
-                address,
-                count,
-            };
+            let call = protocol::call::Unmap { space, address, count };
             let covered = built.memory.unmap(machine, call).unwrap();
             built.memory.settle(machine, covered.flush, |_| {});
         }
@@ -283,15 +221,10 @@ fn a_vm_is_built_again_from_its_own_frames_however_often_and_equal() {
             assert_eq!(memory.release(machine, Gfn(600 + round), 64), Ok(64));
             assert_eq!(memory.reclaim(machine, Gfn(610), 20), Ok(20));
             memory.space_create(machine).unwrap();
-            machine
-                .tables
-                .write(memory.frame(machine, Gfn(30)).unwrap(), 8, b"secret");
+            machine.tables.write(memory.frame(machine, Gfn(30)).unwrap(), 8, b"secret");
             let remains = take_down(machine, built.memory);
             assert_eq!(machine.frames.count(OWNER, Kind::Kept), 1100 + 40);
-            assert_eq!(
-                counts(machine.frames).iter().sum::<u64>(),
-                1100 + 40 + 3 + 1
-            );
+            assert_eq!(counts(machine.frames).iter().sum::<u64>(), 1100 + 40 + 3 + 1);
             built = build(machine, image, region, Origin::Kept(remains)).unwrap();
             assert_eq!(counts(machine.frames), after);
             let frame = built.memory.frame(machine, Gfn(30)).unwrap();
@@ -324,14 +257,12 @@ fn a_pool_that_is_too_small_for_the_first_tables_is_said_so() {
     for pool_frames in 1..14 {
         let mut manifest = demo_manifest();
         manifest.vms[0].pool_frames = pool_frames;
-        with_image(&manifest, 4096, |machine, image, region| {
-            match build(machine, image, region, Origin::Free) {
-                Ok(_) => assert!(pool_frames >= 13, "{pool_frames} were enough"),
-                Err((error, memory)) => {
-                    let frames = pool_frames;
-                    assert_eq!(error, BuildError::PoolTooSmall { frames });
-                    take_down(machine, memory.unwrap());
-                }
+        with_image(&manifest, 4096, |machine, image, region| match build(machine, image, region, Origin::Free) {
+            Ok(_) => assert!(pool_frames >= 13, "{pool_frames} were enough"),
+            Err((error, memory)) => {
+                let frames = pool_frames;
+                assert_eq!(error, BuildError::PoolTooSmall { frames });
+                take_down(machine, memory.unwrap());
             }
         });
     }
@@ -345,10 +276,7 @@ fn frames_of_a_vm_are_its_own() {
         assert_eq!(own, Some(0));
         let first = built.memory.frame(machine, Gfn(0)).unwrap();
         assert_eq!(first.0 % 512, 0);
-        assert_eq!(
-            built.memory.frame(machine, Gfn(511)),
-            Some(first.offset(511))
-        );
+        assert_eq!(built.memory.frame(machine, Gfn(511)), Some(first.offset(511)));
         assert_ne!(first, Mfn(0));
         assert!(machine.tables.load(built.time_page, 0) == 0);
     });

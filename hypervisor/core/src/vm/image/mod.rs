@@ -23,27 +23,20 @@ impl<'a> SystemImage<'a> {
     /// The first thing that is wrong.
     pub fn parse(bytes: &'a [u8]) -> Result<SystemImage<'a>, ImageError> {
         let (header, body) =
-            ImageHeader::read_from_prefix(bytes).map_err(|_| ImageError::NoHeader {
-                bytes: wide(bytes.len()),
-            })?;
+            ImageHeader::read_from_prefix(bytes).map_err(|_| ImageError::NoHeader { bytes: wide(bytes.len()) })?;
         check_header(header, wide(bytes.len()))?;
         let stated = header.manifest_bytes.get();
-        let manifest = body
-            .get(..index(stated))
-            .ok_or(ImageError::ManifestLength { stated })?;
+        let manifest = body.get(..index(stated)).ok_or(ImageError::ManifestLength { stated })?;
         if crc32(0, body) != header.body_checksum.get() {
             return Err(ImageError::BodyChecksum);
         }
-        let (manifest, rest) = postcard::take_from_bytes::<Manifest>(manifest)
-            .map_err(|_| ImageError::ManifestEncoding)?;
+        let (manifest, rest) =
+            postcard::take_from_bytes::<Manifest>(manifest).map_err(|_| ImageError::ManifestEncoding)?;
         if !rest.is_empty() {
             return Err(ImageError::ManifestEncoding);
         }
         let start = wide(size_of::<ImageHeader>()).saturating_add(stated);
-        let payloads = Payloads {
-            image: bytes,
-            start,
-        };
+        let payloads = Payloads { image: bytes, start };
         check_manifest(&manifest, payloads)?;
         Ok(SystemImage { bytes, manifest })
     }
@@ -95,9 +88,7 @@ fn check_header(header: ImageHeader, bytes: u64) -> Result<(), ImageError> {
         return Err(ImageError::Magic);
     }
     if header.format.get() != FORMAT {
-        return Err(ImageError::Format {
-            found: header.format.get(),
-        });
+        return Err(ImageError::Format { found: header.format.get() });
     }
     let mut unsigned = header;
     unsigned.header_checksum = 0.into();
@@ -108,10 +99,7 @@ fn check_header(header: ImageHeader, bytes: u64) -> Result<(), ImageError> {
         return Err(ImageError::HeaderReserved);
     }
     if header.image_bytes.get() != bytes {
-        return Err(ImageError::Length {
-            stated: header.image_bytes.get(),
-            found: bytes,
-        });
+        return Err(ImageError::Length { stated: header.image_bytes.get(), found: bytes });
     }
     Ok(())
 }

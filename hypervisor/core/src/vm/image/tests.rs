@@ -53,11 +53,7 @@ fn a_sound_image_is_read_as_it_was_packed() {
 #[test]
 fn every_truncation_and_every_addition_is_refused() {
     let bytes = pack(&demo_manifest());
-    for length in (0..bytes.len())
-        .step_by(512)
-        .chain(0..100)
-        .chain([bytes.len() - 1])
-    {
+    for length in (0..bytes.len()).step_by(512).chain(0..100).chain([bytes.len() - 1]) {
         let error = refused(&bytes[..length]);
         if length < size_of::<ImageHeader>() {
             assert!(matches!(error, ImageError::NoHeader { .. }));
@@ -116,87 +112,46 @@ fn a_system_has_at_least_one_vm_and_not_too_many() {
     assert_eq!(none, ImageError::VmCount { found: 0 });
     let many = changed(|manifest| {
         let vm = manifest.vms[0].clone();
-        manifest.vms = (0..65)
-            .map(|number| VmManifest {
-                name: format!("vm{number}"),
-                ..vm.clone()
-            })
-            .collect();
+        manifest.vms = (0..65).map(|number| VmManifest { name: format!("vm{number}"), ..vm.clone() }).collect();
     });
     assert_eq!(many, ImageError::VmCount { found: 65 });
 }
 
 #[test]
 fn names_are_short_visible_and_unique() {
-    assert_eq!(
-        first(|vm| vm.name.clear()),
-        Problem::NameLength { bytes: 0 }
-    );
-    assert_eq!(
-        first(|vm| vm.name = "n".repeat(32)),
-        Problem::NameLength { bytes: 32 }
-    );
+    assert_eq!(first(|vm| vm.name.clear()), Problem::NameLength { bytes: 0 });
+    assert_eq!(first(|vm| vm.name = "n".repeat(32)), Problem::NameLength { bytes: 32 });
     for name in ["a b", "a\0", "a\x1b[2J", "h\u{e9}"] {
         assert_eq!(first(|vm| vm.name = name.into()), Problem::NameCharacter);
     }
     let twice = changed(|manifest| manifest.vms[1].name = manifest.vms[0].name.clone());
-    assert_eq!(
-        twice,
-        ImageError::Vm {
-            vm: 1,
-            problem: Problem::NameTaken
-        }
-    );
+    assert_eq!(twice, ImageError::Vm { vm: 1, problem: Problem::NameTaken });
     let channel = changed(|manifest| {
         let copy = manifest.channels[0].clone();
         manifest.channels.push(copy);
     });
-    assert_eq!(
-        channel,
-        ImageError::Channel {
-            channel: 1,
-            problem: Problem::NameTaken
-        }
-    );
-    assert_eq!(
-        first(|vm| vm.modules[0].name.clear()),
-        Problem::NameLength { bytes: 0 }
-    );
+    assert_eq!(channel, ImageError::Channel { channel: 1, problem: Problem::NameTaken });
+    assert_eq!(first(|vm| vm.modules[0].name.clear()), Problem::NameLength { bytes: 0 });
     let module = first(|vm| vm.modules.push(vm.modules[0].clone()));
     assert_eq!(module, Problem::NameTaken);
 }
 
 #[test]
 fn numbers_outside_their_limits_are_named() {
-    assert_eq!(
-        number(first(|vm| vm.memory_frames = 0)),
-        ("its memory_frames", 0)
-    );
+    assert_eq!(number(first(|vm| vm.memory_frames = 0)), ("its memory_frames", 0));
     let huge = number(first(|vm| vm.memory_frames = u64::MAX));
     assert_eq!(huge, ("its memory_frames", u64::MAX));
-    assert_eq!(
-        number(first(|vm| vm.pool_frames = 0)),
-        ("its pool_frames", 0)
-    );
+    assert_eq!(number(first(|vm| vm.pool_frames = 0)), ("its pool_frames", 0));
     let huge = number(first(|vm| vm.pool_frames = u64::MAX));
     assert_eq!(huge, ("its pool_frames", u64::MAX));
     assert_eq!(number(first(|vm| vm.vcpus = 0)).1, 0);
     assert_eq!(number(first(|vm| vm.vcpus = 17)).1, 17);
     assert_eq!(number(first(|vm| vm.weight = 0)), ("its weight", 0));
-    assert_eq!(
-        number(first(|vm| vm.cap_percent = 1601)),
-        ("its cap_percent", 1601)
-    );
+    assert_eq!(number(first(|vm| vm.cap_percent = 1601)), ("its cap_percent", 1601));
     assert_eq!(number(first(|vm| vm.command_line = "x".repeat(257))).1, 257);
-    assert_eq!(
-        first(|vm| vm.command_line = "a\0b".into()),
-        Problem::CommandLine
-    );
+    assert_eq!(first(|vm| vm.command_line = "a\0b".into()), Problem::CommandLine);
     let modules = number(first(|vm| {
-        let module = |number| Module {
-            name: format!("m{number}"),
-            ..vm.modules[0].clone()
-        };
+        let module = |number| Module { name: format!("m{number}"), ..vm.modules[0].clone() };
         vm.modules = (0..9).map(module).collect();
     }));
     assert_eq!(modules, ("its number of modules", 9));
@@ -237,10 +192,7 @@ fn segments_have_a_shape_a_place_an_order_and_flags() {
     let overlap = first(|vm| vm.segments[0].memory_bytes = 2 * PAGE_SIZE + 1);
     let second = demo_manifest().vms[0].segments[1].address;
     assert_eq!(overlap, Problem::SegmentOrder { address: second });
-    assert_eq!(
-        first(|vm| vm.segments.swap(0, 1)),
-        Problem::SegmentOrder { address: text }
-    );
+    assert_eq!(first(|vm| vm.segments.swap(0, 1)), Problem::SegmentOrder { address: text });
     let flags = first(|vm| vm.segments[0].flags |= protocol::flags::MapFlags::LARGE);
     assert_eq!(flags, Problem::SegmentFlags { address: text });
 }
@@ -254,33 +206,16 @@ fn payloads_lie_page_aligned_behind_the_manifest_and_within_the_image() {
         assert!(matches!(problem, Problem::Payload { .. }), "{problem:?}");
     }
     let problem = first(|vm| vm.modules[0].bytes = u64::MAX);
-    assert!(matches!(
-        problem,
-        Problem::Payload {
-            bytes: u64::MAX,
-            ..
-        }
-    ));
+    assert!(matches!(problem, Problem::Payload { bytes: u64::MAX, .. }));
 }
 
 #[test]
 fn the_entry_is_in_an_executable_segment() {
     let data = demo_manifest().vms[0].segments[1].address;
-    for address in [
-        0,
-        KERNEL_IMAGE.0 - 1,
-        KERNEL_IMAGE.0 + 2 * PAGE_SIZE,
-        data,
-        u64::MAX,
-    ] {
+    for address in [0, KERNEL_IMAGE.0 - 1, KERNEL_IMAGE.0 + 2 * PAGE_SIZE, data, u64::MAX] {
         assert_eq!(first(|vm| vm.entry = address), Problem::Entry { address });
     }
-    assert_eq!(
-        first(|vm| vm.segments.clear()),
-        Problem::Entry {
-            address: KERNEL_IMAGE.0 + 16
-        }
-    );
+    assert_eq!(first(|vm| vm.segments.clear()), Problem::Entry { address: KERNEL_IMAGE.0 + 16 });
 }
 
 #[test]
@@ -297,43 +232,22 @@ fn what_a_vm_starts_with_must_fit_into_its_memory() {
 #[test]
 fn channels_join_two_vms_whose_labels_allow_both_ways() {
     let bad = |change: fn(&mut Manifest)| match changed(change) {
-        ImageError::Channel {
-            channel: 0,
-            problem,
-        } => problem,
+        ImageError::Channel { channel: 0, problem } => problem,
         other => panic!("{other:?}"),
     };
     let ends = |ends| Problem::Ends { ends };
-    assert_eq!(
-        bad(|manifest| manifest.channels[0].ends = [0, 2]),
-        ends([0, 2])
-    );
-    assert_eq!(
-        bad(|manifest| manifest.channels[0].ends = [u32::MAX, 0]),
-        ends([u32::MAX, 0])
-    );
-    assert_eq!(
-        bad(|manifest| manifest.channels[0].ends = [1, 1]),
-        ends([1, 1])
-    );
+    assert_eq!(bad(|manifest| manifest.channels[0].ends = [0, 2]), ends([0, 2]));
+    assert_eq!(bad(|manifest| manifest.channels[0].ends = [u32::MAX, 0]), ends([u32::MAX, 0]));
+    assert_eq!(bad(|manifest| manifest.channels[0].ends = [1, 1]), ends([1, 1]));
     assert_eq!(number(bad(|manifest| manifest.channels[0].frames = 0)).1, 0);
-    assert_eq!(
-        number(bad(|manifest| manifest.channels[0].frames = 4097)).1,
-        4097
-    );
+    assert_eq!(number(bad(|manifest| manifest.channels[0].frames = 4097)).1, 4097);
     let secret = bad(|manifest| {
-        manifest.vms[1].label = Label {
-            secrecy_level: 1,
-            ..Label::default()
-        };
+        manifest.vms[1].label = Label { secrecy_level: 1, ..Label::default() };
     });
     assert_eq!(secret, Problem::Labels { ends: [0, 1] });
     let many = changed(|manifest| {
         let channel = manifest.channels[0].clone();
-        let named = |number| protocol::manifest::ChannelManifest {
-            name: format!("c{number}"),
-            ..channel.clone()
-        };
+        let named = |number| protocol::manifest::ChannelManifest { name: format!("c{number}"), ..channel.clone() };
         manifest.channels = (0..9).map(named).collect();
     });
     let ImageError::Vm { vm: 0, problem } = many else {

@@ -21,11 +21,8 @@ fn permit(caller: &Caller<'_>, operation: Operation, peer: VmId) -> Result<(Perm
 }
 
 pub(super) fn grant_create(caller: &mut Caller<'_>, call: GrantCreate) -> Result<GrantRef, Refusal> {
-    let operation = if call.flags.contains(GrantFlags::WRITE) {
-        Operation::GrantCreateWrite
-    } else {
-        Operation::GrantCreateRead
-    };
+    let operation =
+        if call.flags.contains(GrantFlags::WRITE) { Operation::GrantCreateWrite } else { Operation::GrantCreateRead };
     let (permit, _) = permit(caller, operation, call.peer)?;
     let vm = caller.vm();
     let mut memory = vm.memory()?;

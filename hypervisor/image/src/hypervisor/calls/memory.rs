@@ -4,8 +4,8 @@ use hv_arch::guest::copy;
 use hv_core::addr::convert::index;
 use hv_core::space::{Batch, Covered};
 use protocol::call::{
-    FrameReclaim, FrameRelease, Map, MemoryBatch, Pair, Protect, SpaceCreate, SpaceDestroy, SpaceSwitch,
-    Translate, Unmap,
+    FrameReclaim, FrameRelease, Map, MemoryBatch, Pair, Protect, SpaceCreate, SpaceDestroy, SpaceSwitch, Translate,
+    Unmap,
 };
 use protocol::layout::limit;
 use protocol::shared::MemoryBatchEntry;

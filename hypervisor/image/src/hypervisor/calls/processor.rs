@@ -4,8 +4,8 @@ use hv_arch::guest::{copy, segments};
 use hv_core::abi::native::{cpuid as policy, traps};
 use hv_core::addr::convert::wide;
 use protocol::call::{
-    Cpuid, DebugRegisterGet, DebugRegisterSet, EntryPointsSet, Pair, Resume, SegmentBaseGet,
-    SegmentBaseSet, TrapTableSet,
+    Cpuid, DebugRegisterGet, DebugRegisterSet, EntryPointsSet, Pair, Resume, SegmentBaseGet, SegmentBaseSet,
+    TrapTableSet,
 };
 use protocol::flags::SegmentBase;
 use protocol::layout::limit;
@@ -68,7 +68,7 @@ pub(super) fn segment_base_set(caller: &mut Caller<'_>, call: SegmentBaseSet) ->
     match call.base {
         SegmentBase::Fs => segments::set_fs_base(call.address),
         SegmentBase::KernelGs => segments::set_guest_gs_base(call.address),
-        SegmentBase::UserGs => caller.vcpu.set_other_gs(call.address),
+        SegmentBase::UserGs => caller.vcpu.other_gs.set(call.address),
     }
     Ok(())
 }
@@ -77,7 +77,7 @@ pub(super) fn segment_base_get(caller: &mut Caller<'_>, call: SegmentBaseGet) ->
     let base = match call.base {
         SegmentBase::Fs => segments::fs_base(),
         SegmentBase::KernelGs => segments::guest_gs_base(),
-        SegmentBase::UserGs => caller.vcpu.other_gs(),
+        SegmentBase::UserGs => caller.vcpu.other_gs.get(),
     };
     Ok(Pair(0, base))
 }

@@ -1,5 +1,7 @@
 //! Giving up the CPU, starting and stopping vCPUs, timers.
 
+use core::sync::atomic::Ordering;
+
 use hv_arch::guest::Registers;
 use hv_core::sched::{self, Stop};
 use hv_core::space::Memory;
@@ -61,7 +63,7 @@ pub(super) fn vcpu_start(caller: &mut Caller<'_>, call: VcpuStart) -> Result<(),
     }
     // Two vCPUs that start a third at once: the scheduler's lock lets one through.
     move_to(&mut memory, vcpu, caller.vcpu.space())?;
-    vcpu.set_stopping(false);
+    vcpu.stopping.store(false, Ordering::SeqCst);
     vcpu.prepare(Registers::start(call.entry.0, call.stack.0, call.argument));
     vcpu.copy_handlers(caller.vcpu);
     vcpu.page().replace_mask(true);
@@ -90,7 +92,7 @@ pub(super) fn vcpu_stop(caller: &mut Caller<'_>, call: VcpuStop) -> Result<(), R
             return Ok(());
         }
         Stop::OnCpu(on) => {
-            vcpu.set_stopping(true);
+            vcpu.stopping.store(true, Ordering::SeqCst);
             run::interrupt(on);
             run::wait_until_stopped(vcpu, caller.vcpu);
         }
