@@ -1,0 +1,160 @@
+//! Golden bytes: what is on the wire today. A change here breaks guests or images that exist, and
+//! needs a new wire version (or image format) and a decision record.
+
+use protocol::image::ImageHeader;
+use protocol::note::AbiNote;
+use protocol::shared::{
+    BatchEntry, CpuidResult, MemoryBatchEntry, RingHeader, STRUCTURES, TimePage, TrapEntry, TrapFrame,
+};
+use zerocopy::IntoBytes;
+
+/// Bytes as hexadecimal text, a space between words of eight bytes.
+fn hex(bytes: &[u8]) -> String {
+    let words: Vec<String> =
+        bytes.chunks(8).map(|word| word.iter().map(|byte| format!("{byte:02x}")).collect()).collect();
+    words.join(" ")
+}
+
+#[test]
+fn a_trap_frame_keeps_its_order() {
+    let frame = TrapFrame {
+        rax: 1,
+        rcx: 2,
+        r11: 3,
+        rip: 4,
+        rflags: 5,
+        rsp: 6,
+        info: 0x30e,
+        error_code: 7,
+        address: 8,
+        reserved: 0,
+    };
+    assert_eq!(
+        hex(frame.as_bytes()),
+        "0100000000000000 0200000000000000 0300000000000000 0400000000000000 0500000000000000 \
+         0600000000000000 0e03000000000000 0700000000000000 0800000000000000 0000000000000000"
+    );
+}
+
+#[test]
+fn small_structures_keep_their_bytes() {
+    let trap = TrapEntry { vector: 14, flags: 0, handler: 0x1122 };
+    assert_eq!(hex(trap.as_bytes()), "0e00000000000000 2211000000000000");
+    let cpuid = CpuidResult { eax: 1, ebx: 2, ecx: 3, edx: 4 };
+    assert_eq!(hex(cpuid.as_bytes()), "0100000002000000 0300000004000000");
+    let time = TimePage { version: 2, reserved: 0, tsc_base: 3, multiplier: 1 << 32, time_base_ns: 4, wall_base_ns: 5 };
+    assert_eq!(
+        hex(time.as_bytes()),
+        "0200000000000000 0300000000000000 0000000001000000 0400000000000000 0500000000000000"
+    );
+    let memory = MemoryBatchEntry { operation: 1, space: 2, address: 3, frame: 4, count: 5, flags: 6 };
+    assert_eq!(
+        hex(memory.as_bytes()),
+        "0100000002000000 0300000000000000 0400000000000000 0500000000000000 0600000000000000"
+    );
+    let batch = BatchEntry { number: 9, arguments: [1, 2, 3, 4, 5, 6], result: 7, second: 8 };
+    assert_eq!(hex(batch.as_bytes()).split(' ').next_back(), Some("0800000000000000"));
+    let ring = RingHeader {
+        produced: 1,
+        sender_waits: 4,
+        padding: [0; 14],
+        consumed: 2,
+        receiver_waits: 3,
+        padding_end: [0; 14],
+    };
+    assert_eq!(hex(&ring.as_bytes()[64..72]), "0200000003000000");
+}
+
+#[test]
+fn every_structure_keeps_its_offsets() {
+    let layout: Vec<String> = STRUCTURES
+        .iter()
+        .map(|structure| {
+            let offsets: Vec<String> = structure.fields.iter().map(|field| field.offset.to_string()).collect();
+            format!("{} {}: {}", structure.name, structure.size, offsets.join(" "))
+        })
+        .collect();
+    assert_eq!(
+        layout,
+        [
+            "TrapFrame 80: 0 8 16 24 32 40 48 56 64 72",
+            "TrapEntry 16: 0 4 8",
+            "VcpuPage 112: 0 32 64 68 72 80 84 88 96 104",
+            "TimePage 40: 0 4 8 16 24 32",
+            "StartInfo 1440: 0 8 16 20 24 32 40 48 80 344 348 352 992 1376",
+            "ChannelInfo 80: 0 32 40 48 56 60 64",
+            "ModuleInfo 48: 0 32 40",
+            "MemoryBatchEntry 40: 0 4 8 16 24 32",
+            "BatchEntry 72: 0 8 56 64",
+            "CpuidResult 16: 0 4 8 12",
+            "RingHeader 128: 0 4 8 64 68 72",
+        ]
+    );
+}
+
+#[test]
+fn the_note_and_the_image_header_keep_their_bytes() {
+    assert_eq!(hex(AbiNote::CURRENT.as_bytes()), "0900000004000000 01000000436c6f69 7374657200000000 01000000");
+    let header = ImageHeader {
+        magic: protocol::image::MAGIC,
+        format: 1.into(),
+        reserved: 0.into(),
+        header_checksum: 0x1122_3344.into(),
+        image_bytes: 5.into(),
+        manifest_bytes: 6.into(),
+        body_checksum: 7.into(),
+        reserved_end: 0.into(),
+    };
+    assert_eq!(
+        hex(header.as_bytes()),
+        "434c4f4953544552 0100000044332211 0500000000000000 0600000000000000 0700000000000000"
+    );
+}
+
+#[cfg(feature = "manifest")]
+mod messages {
+    use protocol::VmId;
+    use protocol::flags::MapFlags;
+    use protocol::manifest::{ChannelManifest, Manifest, OnCrash, Segment, VmManifest};
+    use protocol::record::{Ended, Record};
+
+    #[test]
+    fn a_manifest_keeps_its_bytes() {
+        let manifest = Manifest {
+            name: "s".into(),
+            vms: vec![VmManifest {
+                name: "a".into(),
+                abi: protocol::version::CURRENT,
+                entry: 1,
+                memory_frames: 2,
+                pool_frames: 3,
+                vcpus: 4,
+                weight: 5,
+                cap_percent: 6,
+                label: protocol::label::Label::default(),
+                on_crash: OnCrash::Restart(7),
+                command_line: "c".into(),
+                segments: vec![Segment {
+                    address: 8,
+                    image_offset: 9,
+                    file_bytes: 10,
+                    memory_bytes: 11,
+                    flags: MapFlags::WRITE,
+                }],
+                modules: Vec::new(),
+            }],
+            channels: vec![ChannelManifest { name: "l".into(), ends: [0, 1], frames: 12 }],
+        };
+        let bytes = postcard::to_allocvec(&manifest).unwrap();
+        assert_eq!(super::hex(&bytes), GOLDEN_MANIFEST);
+        assert_eq!(postcard::from_bytes::<Manifest>(&bytes).unwrap(), manifest);
+    }
+
+    const GOLDEN_MANIFEST: &str = "0173010161010001 0203040506000000 0001070163010809 0a0b010001016c00 010c";
+
+    #[test]
+    fn a_record_keeps_its_bytes() {
+        let record = Record::Ended(Ended { vm: VmId(3), code: 300, cpu_time_ns: 5 });
+        assert_eq!(super::hex(&postcard::to_allocvec(&record).unwrap()), "0303ac0205");
+    }
+}
