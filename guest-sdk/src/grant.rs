@@ -77,12 +77,7 @@ impl Drop for MappedGrant {
 ///
 /// # Errors
 /// Those of `grant_copy`.
-pub fn copy_from(
-    owner: VmId,
-    reference: GrantRef,
-    offset: u64,
-    target: &mut [u8],
-) -> Result<(), Status> {
+pub fn copy_from(owner: VmId, reference: GrantRef, offset: u64, target: &mut [u8]) -> Result<(), Status> {
     call::grant_copy_from(owner, reference, offset, target)
 }
 
@@ -90,11 +85,6 @@ pub fn copy_from(
 ///
 /// # Errors
 /// Those of `grant_copy`.
-pub fn copy_to(
-    owner: VmId,
-    reference: GrantRef,
-    offset: u64,
-    source: &[u8],
-) -> Result<(), Status> {
+pub fn copy_to(owner: VmId, reference: GrantRef, offset: u64, source: &[u8]) -> Result<(), Status> {
     call::grant_copy_to(owner, reference, offset, source)
 }

@@ -51,6 +51,6 @@ pub mod user;
 pub mod verdict;
 
 pub use protocol::{Gfn, GrantRef, GuestVirt, Nanos, Port, SpaceId, Status, VcpuId, VmId};
-pub use raw::{call, frame};
 pub use raw::trap::TrapContext;
+pub use raw::{call, frame};
 pub use start::StartInfo;

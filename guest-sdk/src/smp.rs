@@ -24,12 +24,7 @@ pub fn count() -> u32 {
 /// # Errors
 /// [`Status::WrongState`] for a vCPU that runs; [`Status::NotFound`] for one that the VM has not;
 /// [`Status::InvalidArgument`] for a stack below 1 KiB.
-pub fn start(
-    vcpu: VcpuId,
-    stack: &'static mut [u8],
-    body: fn(u64),
-    argument: u64,
-) -> Result<(), Status> {
+pub fn start(vcpu: VcpuId, stack: &'static mut [u8], body: fn(u64), argument: u64) -> Result<(), Status> {
     entry::start_vcpu(vcpu, stack, body, argument)
 }
 

@@ -90,15 +90,15 @@ impl<'a> Module<'a> {
 }
 
 /// Text up to the first zero byte; from the first byte on that is no UTF-8, the rest is left out.
-pub(crate) fn text(bytes: &[u8]) -> &str {
+#[must_use]
+pub fn text(bytes: &[u8]) -> &str {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     let bytes = bytes.get(..end).unwrap_or_default();
     match core::str::from_utf8(bytes) {
         Ok(text) => text,
-        Err(error) => bytes
-            .get(..error.valid_up_to())
-            .and_then(|valid| core::str::from_utf8(valid).ok())
-            .unwrap_or_default(),
+        Err(error) => {
+            bytes.get(..error.valid_up_to()).and_then(|valid| core::str::from_utf8(valid).ok()).unwrap_or_default()
+        }
     }
 }
 

@@ -40,12 +40,7 @@ mod tests {
     use protocol::shared::TimePage;
 
     fn page() -> TimePage {
-        TimePage {
-            tsc_base: 1000,
-            multiplier: 1 << 31,
-            time_base_ns: 7,
-            ..TimePage::default()
-        }
+        TimePage { tsc_base: 1000, multiplier: 1 << 31, time_base_ns: 7, ..TimePage::default() }
     }
 
     #[test]

@@ -132,11 +132,7 @@ impl UserContext {
                 event::dispatch();
                 Exit::Event
             }
-            other => Exit::Fault(Fault {
-                vector: other as u8,
-                error_code: frame.error_code,
-                address: frame.address,
-            }),
+            other => Exit::Fault(Fault { vector: other as u8, error_code: frame.error_code, address: frame.address }),
         }
     }
 

@@ -1,11 +1,6 @@
 //! What the `build.rs` of a guest calls, so that the link arguments stand in one place.
 //!
-//! ```no_run
-//! // build.rs of a kernel
-//! fn main() {
-//!     guest_build::kernel();
-//! }
-//! ```
+//! The `main` of a kernel's `build.rs` is `guest_build::kernel()`, and nothing more.
 //!
 //! The arguments are given only for the target without an operating system: on the host, the same
 //! crate links as an ordinary program (that does nothing), so that `cargo test` and `cargo clippy`

@@ -4,9 +4,7 @@
 //! What each call does and promises stands once, in [`protocol::call`].
 
 use protocol::call::{self, Pair};
-use protocol::flags::{
-    CopyDirection, EventSource, GrantFlags, InfoTopic, MapFlags, SegmentBase,
-};
+use protocol::flags::{CopyDirection, EventSource, GrantFlags, InfoTopic, MapFlags, SegmentBase};
 use protocol::shared::{BatchEntry, CpuidResult, MemoryBatchEntry, TrapEntry};
 use protocol::{Gfn, GrantRef, GuestVirt, Nanos, Port, SpaceId, Status, VcpuId, VmId};
 
@@ -179,12 +177,7 @@ pub unsafe fn memory_batch(entries: &[MemoryBatchEntry]) -> Result<u64, Status> 
 ///
 /// # Errors
 /// [`Status::NotPermitted`] for a grant that is not for this VM.
-pub fn grant_copy_from(
-    owner: VmId,
-    grant: GrantRef,
-    offset: u64,
-    buffer: &mut [u8],
-) -> Result<(), Status> {
+pub fn grant_copy_from(owner: VmId, grant: GrantRef, offset: u64, buffer: &mut [u8]) -> Result<(), Status> {
     let call = call::GrantCopy {
         owner,
         grant,
@@ -201,12 +194,7 @@ pub fn grant_copy_from(
 ///
 /// # Errors
 /// [`Status::NotPermitted`] for a grant that is not for this VM, or not for writing.
-pub fn grant_copy_to(
-    owner: VmId,
-    grant: GrantRef,
-    offset: u64,
-    buffer: &[u8],
-) -> Result<(), Status> {
+pub fn grant_copy_to(owner: VmId, grant: GrantRef, offset: u64, buffer: &[u8]) -> Result<(), Status> {
     let call = call::GrantCopy {
         owner,
         grant,

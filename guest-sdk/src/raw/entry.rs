@@ -16,10 +16,7 @@ use crate::start::StartInfo;
 /// Called once, on vCPU 0, as the first Rust code of the VM.
 pub unsafe fn start(main: fn(&'static StartInfo) -> u64) -> ! {
     let info = page::start_info();
-    let served = version::WireVersion {
-        major: (info.version >> 16) as u16,
-        minor: info.version as u16,
-    };
+    let served = version::WireVersion { major: (info.version >> 16) as u16, minor: info.version as u16 };
     if info.magic != START_MAGIC || !served.serves(version::CURRENT) {
         call::exit(crate::exit_code::WRONG_HYPERVISOR);
     }
@@ -46,12 +43,7 @@ struct Boot {
 /// # Errors
 /// [`Status::InvalidArgument`] for a stack that is too small to start on; else those of
 /// `vcpu_start`.
-pub fn start_vcpu(
-    vcpu: VcpuId,
-    stack: &'static mut [u8],
-    body: fn(u64),
-    argument: u64,
-) -> Result<(), Status> {
+pub fn start_vcpu(vcpu: VcpuId, stack: &'static mut [u8], body: fn(u64), argument: u64) -> Result<(), Status> {
     const LEAST: usize = 1024;
     if stack.len() < LEAST {
         return Err(Status::InvalidArgument);

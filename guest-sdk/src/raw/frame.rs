@@ -1,6 +1,6 @@
 //! The VM's free frames: single ones from the top of its memory down, the heap's from the bottom up.
 //!
-//! Invariant F1: a frame number between [`Memory::low`] and [`Memory::high`] is nobody's; one on the
+//! Invariant F1: a frame number between `Memory::low` and `Memory::high` is nobody's; one on the
 //! free list was given back by its only owner; a [`Frame`] value is that frame's only owner.
 
 use protocol::Gfn;
@@ -21,8 +21,7 @@ struct Memory {
     total: u64,
 }
 
-static MEMORY: Mutex<Memory> =
-    Mutex::new(Memory { low: 0, high: 0, free: 0, free_count: 0, total: 0 });
+static MEMORY: Mutex<Memory> = Mutex::new(Memory { low: 0, high: 0, free: 0, free_count: 0, total: 0 });
 
 /// Bytes of a page, for buffers.
 pub const PAGE_BYTES: usize = PAGE_SIZE as usize;

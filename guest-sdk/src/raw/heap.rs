@@ -8,8 +8,8 @@ use linked_list_allocator as list;
 use protocol::Gfn;
 use protocol::layout::PAGE_SIZE;
 
-use super::region::physmap;
 use super::frame;
+use super::region::physmap;
 use crate::sync::Mutex;
 
 /// Frames by which the heap grows at least.
@@ -33,9 +33,7 @@ impl State {
         let needed = (bytes as u64).div_ceil(PAGE_SIZE) + 1;
         let count = needed.max(GROWTH_FRAMES);
         let taken = frame::take_for_heap(count).map(|first| (first, count));
-        let Some((first, count)) =
-            taken.or_else(|| frame::take_for_heap(needed).map(|first| (first, needed)))
-        else {
+        let Some((first, count)) = taken.or_else(|| frame::take_for_heap(needed).map(|first| (first, needed))) else {
             return false;
         };
         let bytes = (count * PAGE_SIZE) as usize;

@@ -1,7 +1,7 @@
 //! The defmt logger: each frame is collected in a buffer and handed over by one call.
 //!
-//! Invariant L1: between `acquire` and `release` the lock [`LOCKED`] is held by the code in between,
-//! with events masked, so that nothing else reaches [`FRAME`].
+//! Invariant L1: between `acquire` and `release` the lock `LOCKED` is held by the code in between,
+//! with events masked, so that nothing else reaches `FRAME`.
 
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, Ordering};

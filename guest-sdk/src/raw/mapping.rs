@@ -8,20 +8,11 @@ use super::call;
 use super::frame::Frame;
 
 fn check_lower(page: GuestVirt) -> Result<(), Status> {
-    if page.0 < LOWER_END && page.0.is_multiple_of(PAGE_SIZE) {
-        Ok(())
-    } else {
-        Err(Status::BadAddress)
-    }
+    if page.0 < LOWER_END && page.0.is_multiple_of(PAGE_SIZE) { Ok(()) } else { Err(Status::BadAddress) }
 }
 
 /// Maps a frame at a page of the lower half. Who keeps the frame unmaps it before it is dropped.
-pub(crate) fn map_lower(
-    space: SpaceId,
-    page: GuestVirt,
-    frame: &Frame,
-    flags: MapFlags,
-) -> Result<(), Status> {
+pub(crate) fn map_lower(space: SpaceId, page: GuestVirt, frame: &Frame, flags: MapFlags) -> Result<(), Status> {
     check_lower(page)?;
     // SAFETY: no reference into an owned frame is ever made, so that programs may write it.
     unsafe { call::map(space, page, frame.number(), 1, flags) }.map(|_| ())
@@ -35,12 +26,7 @@ pub(crate) fn unmap_lower(space: SpaceId, page: GuestVirt, _frame: &Frame) -> Re
 }
 
 /// Changes how the page of a frame may be used.
-pub(crate) fn protect_lower(
-    space: SpaceId,
-    page: GuestVirt,
-    _frame: &Frame,
-    flags: MapFlags,
-) -> Result<(), Status> {
+pub(crate) fn protect_lower(space: SpaceId, page: GuestVirt, _frame: &Frame, flags: MapFlags) -> Result<(), Status> {
     check_lower(page)?;
     // SAFETY: the page is in the lower half, where no Rust object lies.
     unsafe { call::protect(space, page, 1, flags) }.map(|_| ())

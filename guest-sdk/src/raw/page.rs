@@ -59,8 +59,7 @@ pub fn start_info() -> &'static shared::StartInfo {
 #[must_use]
 pub fn start_info() -> &'static shared::StartInfo {
     use zerocopy::FromBytes;
-    static NOTHING: [u64; size_of::<shared::StartInfo>() / 8] =
-        [0; size_of::<shared::StartInfo>() / 8];
+    static NOTHING: [u64; size_of::<shared::StartInfo>() / 8] = [0; size_of::<shared::StartInfo>() / 8];
     const _: () = assert!(START_INFO.0 != 0);
     let bytes = zerocopy::IntoBytes::as_bytes(&NOTHING);
     match shared::StartInfo::ref_from_bytes(bytes) {

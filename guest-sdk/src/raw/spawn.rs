@@ -16,11 +16,7 @@ fn run(argument: u64) {
 }
 
 /// As [`start_vcpu`], for a closure.
-pub(crate) fn spawn_vcpu(
-    vcpu: VcpuId,
-    stack: &'static mut [u8],
-    body: Body,
-) -> Result<(), Status> {
+pub(crate) fn spawn_vcpu(vcpu: VcpuId, stack: &'static mut [u8], body: Body) -> Result<(), Status> {
     let pointer = Box::into_raw(Box::new(body));
     let started = start_vcpu(vcpu, stack, run, pointer.expose_provenance() as u64);
     if started.is_err() {

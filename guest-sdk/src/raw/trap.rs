@@ -4,9 +4,9 @@
 //! but rax, rcx and r11, which stand in the frame; events are masked; GS is the kernel's.
 //!
 //! From kernel mode the handler saves what Rust code may change, calls it, and resumes. From user
-//! mode the frame *is* the head of the [`UserContext`] that entered user mode last on this vCPU: its
+//! mode the frame *is* the head of the [`UserContext`](crate::user::UserContext) that entered user mode last on this vCPU: its
 //! other registers go behind the frame, and the handler returns to the caller of
-//! [`enter_user`](super::user::enter_user). So a user-mode trap needs no copy and no search.
+//! `enter_user`. So a user-mode trap needs no copy and no search.
 
 use core::arch::naked_asm;
 use core::mem::offset_of;

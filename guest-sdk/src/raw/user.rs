@@ -50,12 +50,7 @@ macro_rules! at {
 
 impl RawContext {
     pub(crate) fn new() -> RawContext {
-        RawContext {
-            frame: TrapFrame::default(),
-            registers: Registers::default(),
-            kernel_rsp: 0,
-            reserved: 0,
-        }
+        RawContext { frame: TrapFrame::default(), registers: Registers::default(), kernel_rsp: 0, reserved: 0 }
     }
 
     /// Runs user mode until it traps; false when the hypervisor refused the frame. Events are to be

@@ -1,7 +1,7 @@
 //! What the kernel keeps for each vCPU, behind the kernel's GS base.
 //!
 //! Invariant V1: from [`attach`] on, GS of kernel mode holds the address of this vCPU's entry of
-//! [`VCPUS`]. The hypervisor keeps a GS base for each mode, so that user code cannot change it.
+//! `VCPUS`. The hypervisor keeps a GS base for each mode, so that user code cannot change it.
 
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 

@@ -28,10 +28,9 @@ pub fn start(first: Mfn, frames: u64) {
     HEAP.end.store(start.wrapping_add(index(frames.wrapping_mul(PAGE_SIZE))), Ordering::Release);
 }
 
-/// Ends allocation for good. Returns how many bytes were left.
-pub fn seal() -> usize {
-    let end = HEAP.end.swap(0, Ordering::AcqRel);
-    end.saturating_sub(HEAP.next.load(Ordering::Relaxed))
+/// Ends allocation for good.
+pub fn seal() {
+    HEAP.end.store(0, Ordering::Release);
 }
 
 // SAFETY: H1 (the heap's memory is nobody else's): blocks that are handed out do not overlap, since

@@ -100,7 +100,8 @@ impl Artifacts for Builder {
 
 /// Runs `make` for a file, in its folder.
 fn make(path: &Path) -> Result<PathBuf, Missing> {
-    let folder = path.parent().unwrap_or(Path::new("."));
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
     let file = path.file_name().unwrap_or_default();
     let status = Command::new("make")
         .arg("--silent")

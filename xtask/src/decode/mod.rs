@@ -78,10 +78,14 @@ fn read_log_table(path: &Path) -> Option<LogTable> {
     Some(LogTable { table, locations })
 }
 
-/// A source path from the crate's folder on, without what is the same for all.
+/// A source path without what is the same for all: the checkout's folder, or the compiler's.
 pub fn short(path: &Path) -> String {
     let root = crate::tree::root();
-    path.strip_prefix(&root).unwrap_or(path).display().to_string()
+    let path = path.strip_prefix(&root).unwrap_or(path).display().to_string();
+    match path.strip_prefix("/rustc/").and_then(|rest| rest.split_once('/')) {
+        Some((_, library)) => format!("rust/{library}"),
+        None => path,
+    }
 }
 
 /// All programs of a running system.

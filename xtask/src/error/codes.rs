@@ -50,8 +50,8 @@ codes! {
         "`kernel` names a package of this workspace, `crate` a folder with a Cargo.toml, `path` an ELF file; paths are relative to the system file.",
         "correct the name or build the file first";
     KERNEL_BUILD = "HV-CFG-008", "the kernel does not build",
-        "Cargo reported errors while building the package for x86_64-unknown-none.",
-        "mend what the compiler says above";
+        "Cargo (or make, with `make = true`) reported errors while building it.",
+        "mend what stands above this message";
     NOT_A_KERNEL = "HV-CFG-009", "not an ELF file for this machine",
         "A guest kernel is a little-endian ELF64 file for x86-64.",
         "build it for the target x86_64-unknown-none";

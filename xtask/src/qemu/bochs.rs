@@ -20,6 +20,8 @@ fn configuration(iso: &Path, serial: &Path, log: &Path) -> String {
          com1: enabled=1, mode=file, dev=\"{}\"\n\
          display_library: rfb, options=\"timeout=0\"\n\
          plugin_ctrl: unmapped=1\n\
+         sound: driver=dummy, waveoutdrv=dummy\n\
+         speaker: enabled=0\n\
          panic: action=fatal\n\
          log: \"{}\"\n",
         iso.display(),

@@ -16,26 +16,26 @@ use crate::decode::Programs;
 
 /// Names of the exceptions of the architecture (Intel SDM volume 3, table 6-1).
 const EXCEPTIONS: [&str; 22] = [
-    "division by zero",
+    "divide error",
     "debug exception",
     "non-maskable interrupt",
     "breakpoint",
     "overflow",
-    "bound exceeded",
-    "invalid instruction",
-    "FPU not available",
+    "bound range exceeded",
+    "invalid opcode",
+    "device not available",
     "double fault",
-    "coprocessor overrun",
-    "invalid task state",
+    "coprocessor segment overrun",
+    "invalid TSS",
     "segment not present",
-    "stack-segment fault",
-    "general protection fault",
+    "stack fault",
+    "general protection",
     "page fault",
     "reserved exception",
-    "x87 floating-point error",
+    "x87 error",
     "alignment check",
     "machine check",
-    "SIMD floating-point error",
+    "SIMD error",
     "virtualization exception",
     "control protection",
 ];
@@ -43,13 +43,18 @@ const EXCEPTIONS: [&str; 22] = [
 /// The report, line by line, without the VM's name in front.
 pub fn lines(crash: &Crash<'_>, programs: &Programs) -> Vec<String> {
     let mode = if crash.kernel_mode { "kernel" } else { "user" };
-    let mut lines =
-        vec![format!("died: {}: {}", crash.code, crash.reason), format!("  where   vCPU {}, {mode} mode", crash.vcpu)];
+    let cause = exception(crash).map(|text| format!("{text}: "));
+    let mut lines = vec![
+        format!("died: {}: {}{}", crash.code, cause.unwrap_or_default(), crash.reason),
+        format!("  where   vCPU {}, {mode} mode", crash.vcpu),
+    ];
+    if let Some(vector) = crash.vector {
+        lines.push(format!("  vector  {vector}, error code {:#x}", crash.error_code));
+    }
     if let Some(rip) = register(crash, "rip") {
         lines.extend(address(programs, crash.vm, rip));
         lines.extend(instruction(&crash.code_bytes, rip).map(|text| format!("  code    {text}")));
     }
-    lines.extend(exception(crash).map(|text| format!("  cause   {text}")));
     if !crash.page_walk.is_empty() {
         lines.push(format!("  walk    {}", walk(&crash.page_walk)));
     }
@@ -70,10 +75,9 @@ fn address(programs: &Programs, vm: VmId, address: u64) -> Vec<String> {
         return vec![format!("  rip     {address:#018x} (in none of the VM's programs)")];
     };
     let mut lines = vec![format!("  rip     {address:#018x} {place}")];
-    if place.frames.len() > 1 {
-        let frames = place.frames.iter();
-        lines.extend(frames.map(|frame| format!("          in {} ({})", frame.function, frame.line)));
-    }
+    // Of what was inlined, the library's own functions tell nothing.
+    let callers = place.frames.iter().filter(|frame| !frame.foreign).skip(1);
+    lines.extend(callers.map(|frame| format!("          in {} ({})", frame.function, frame.line)));
     lines
 }
 
@@ -95,33 +99,25 @@ fn instruction(bytes: &[u8], rip: u64) -> Option<String> {
 
 /// What the exception says.
 fn exception(crash: &Crash<'_>) -> Option<String> {
-    let vector = crash.vector?;
-    let name = EXCEPTIONS.get(usize::from(vector)).copied().unwrap_or("exception");
-    let mut text = format!("{name} (vector {vector}, error code {:#x})", crash.error_code);
-    if let Some(address) = crash.fault_address {
-        let _ = write!(text, ": {}", access(crash.error_code, address));
-    }
-    Some(text)
+    let name = EXCEPTIONS.get(usize::from(crash.vector?)).copied();
+    let name = name.unwrap_or("exception").to_owned();
+    Some(match crash.fault_address {
+        Some(address) => format!("{name} at {address:#x} ({})", access(crash.error_code)),
+        None => name,
+    })
 }
 
-/// A page fault in words (Intel SDM volume 3, 4.7).
-fn access(error_code: u64, address: u64) -> String {
+/// A page fault's error code in words (Intel SDM volume 3, 4.7).
+fn access(error_code: u64) -> &'static str {
     let bit = |index: u32| error_code & (1 << index) != 0;
-    let kind = if bit(4) {
-        "instruction fetch from"
-    } else if bit(1) {
-        "write to"
-    } else {
-        "read of"
-    };
-    let why = if bit(3) {
-        "a reserved bit is set in a table"
-    } else if bit(0) {
-        "the page does not allow it"
-    } else {
-        "nothing is mapped there"
-    };
-    format!("{kind} {address:#x}, {why}")
+    match (bit(4), bit(1), bit(0)) {
+        (true, _, false) => "execution of a page that is not mapped",
+        (true, _, true) => "execution of a page that may not be executed",
+        (false, true, false) => "write to a page that is not mapped",
+        (false, true, true) => "write to a page that may not be written",
+        (false, false, false) => "read of a page that is not mapped",
+        (false, false, true) => "read of a page that is not the guest's",
+    }
 }
 
 /// A page walk in one line, and where it stops.

@@ -35,10 +35,10 @@ fn a_report_names_cause_instruction_walk_and_calls() {
     let programs = Programs::new("/nonexistent", &[("a".into(), vec![])]);
     let report = lines(&crash(), &programs).join("\n");
     for part in [
-        "died: HV-VM-003: an exception without a handler",
+        "died: HV-VM-003: page fault at 0x10 (write to a page that is not mapped): an exception without a handler",
         "vCPU 1, kernel mode",
         "mov qword [rax],1",
-        "page fault (vector 14, error code 0x2): write to 0x10, nothing is mapped there",
+        "vector  14, error code 0x2",
         "L4[0] write user accessed > L3[0] not present",
         "rax 0000000000000010",
         "map(space=0x0, address=0x1000, ...) = AlreadyMapped",

@@ -72,8 +72,8 @@ pub fn parse_script(text: &str) -> Result<Vec<Step>, String> {
 
 /// The key that gives the console's input to the next VM.
 const SWITCH: u8 = 0x1d;
-/// What the hypervisor says when the input goes to another VM.
-const SWITCHED: &str = "cloister: the console's input goes to [";
+/// Words of the hypervisor's line that names the VM which has the input from now on.
+const SWITCHED: [&str; 2] = ["input goes to", "is typed"];
 
 /// How far a run has come.
 #[derive(Debug)]
@@ -86,7 +86,7 @@ pub struct Progress<'a> {
     switching: bool,
     /// Switches that did not lead to the wanted VM.
     switches: usize,
-    vms: usize,
+    vms: Vec<String>,
     /// The keys that a person types.
     keys: Keys,
 }
@@ -100,7 +100,7 @@ impl<'a> Progress<'a> {
             foreground: None,
             switching: false,
             switches: 0,
-            vms: vms.len(),
+            vms: vms.to_vec(),
             keys: Keys::default(),
         }
     }
@@ -122,12 +122,20 @@ impl<'a> Progress<'a> {
 
     /// Takes a whole line, with its prefix.
     pub fn line(&mut self, line: &str) {
-        if let Some(name) = line.strip_prefix(SWITCHED) {
-            self.foreground = name.split(']').next().map(str::to_owned);
+        if let Some(name) = self.switched_to(line) {
+            self.foreground = Some(name);
             self.switching = false;
         }
         self.unseen.retain(|text| !line.contains(text));
         self.step(line);
+    }
+
+    /// The VM that a line of the hypervisor gives the input to.
+    fn switched_to(&self, line: &str) -> Option<String> {
+        let text = line.strip_prefix("cloister: ")?;
+        let says_so = SWITCHED.iter().any(|words| text.contains(words));
+        let name = self.vms.iter().find(|name| text.contains(&format!("[{name}]")));
+        name.filter(|_| says_so).cloned()
     }
 
     /// Takes a line that has not ended, such as a prompt.
@@ -169,7 +177,7 @@ impl<'a> Progress<'a> {
             self.switches = 0;
             return Some(bytes);
         }
-        if self.switching || self.switches > self.vms {
+        if self.switching || self.switches > self.vms.len() {
             return None;
         }
         self.switching = true;
@@ -194,14 +202,14 @@ mod tests {
             ..Goal::default()
         };
         let mut progress = Progress::new(&goal, &["hello".into(), "shell".into()]);
-        progress.line("cloister: the console's input goes to [hello]");
+        progress.line("cloister: the console's input goes to [hello] from now on");
         assert_eq!(progress.next_send(), None);
         progress.line("[hello] > ");
         assert_eq!(progress.next_send(), None, "that was another VM's line");
         progress.partial("[shell] > ");
         assert_eq!(progress.next_send(), Some(vec![0x1d]));
         assert_eq!(progress.next_send(), None, "waits for the switch");
-        progress.line("cloister: the console's input goes to [shell]");
+        progress.line("cloister: [shell] gets what is typed");
         assert_eq!(progress.next_send(), Some(b"echo hi there\n".to_vec()));
         assert!(!progress.reached());
         progress.line("[shell] hi there");

@@ -33,12 +33,26 @@ pub struct TerminalView {
     names: Vec<String>,
     /// How much of the unfinished line stands on the screen.
     written: usize,
+    /// The last line that looks like a prompt, which the hypervisor draws anew after each line of
+    /// another VM.
+    prompt: String,
 }
 
 impl TerminalView {
     /// A view with or without colours.
     pub fn new(colours: bool, names: &[String]) -> TerminalView {
-        TerminalView { colours, names: names.to_vec(), written: 0 }
+        TerminalView { colours, names: names.to_vec(), written: 0, prompt: String::new() }
+    }
+
+    /// Whether these lines are the prompt that was shown already. Remembers a new prompt.
+    fn is_repeated(&mut self, lines: &[String]) -> bool {
+        let [line] = lines else {
+            return false;
+        };
+        if !line.ends_with("> ") {
+            return false;
+        }
+        std::mem::replace(&mut self.prompt, line.clone()) == *line
     }
 
     /// A line with the colour of its speaker on the prefix.
@@ -71,6 +85,9 @@ impl View for TerminalView {
     fn show(&mut self, shown: &Shown) {
         let lines = shown.lines();
         let written = std::mem::take(&mut self.written);
+        if written == 0 && self.is_repeated(&lines) {
+            return;
+        }
         if let [line] = lines.as_slice()
             && written > 0
             && let Some(rest) = line.get(written..)

@@ -1,8 +1,8 @@
 //! The commands.
 
+use guest_sdk::protocol::flags::InfoTopic;
 use guest_sdk::raw::vcpu::page_of;
 use guest_sdk::raw::{call, heap};
-use guest_sdk::protocol::flags::InfoTopic;
 use guest_sdk::{StartInfo, VcpuId, frame, print, println, time};
 
 use core::sync::atomic::Ordering;

@@ -58,12 +58,7 @@ fn count_on_all() -> Result<u64, Status> {
     let mut workers: Vec<Arc<Worker>> = Vec::new();
     for number in 1..smp::count() {
         let vcpu = VcpuId(number);
-        let worker = Arc::new(Worker {
-            vcpu,
-            go: Event::new(vcpu)?,
-            done: done.clone(),
-            found: AtomicU64::new(0),
-        });
+        let worker = Arc::new(Worker { vcpu, go: Event::new(vcpu)?, done: done.clone(), found: AtomicU64::new(0) });
         workers.push(worker.clone());
         smp::spawn(vcpu, move || work(&worker))?;
     }

@@ -20,8 +20,7 @@ pub enum Call {
 
 impl Call {
     /// Every call, at the index of its number.
-    pub const ALL: [Call; 6] =
-        [Call::Exit, Call::Print, Call::Yield, Call::Sleep, Call::Pid, Call::Grow];
+    pub const ALL: [Call; 6] = [Call::Exit, Call::Print, Call::Yield, Call::Sleep, Call::Pid, Call::Grow];
 
     /// The call of a number.
     #[must_use]

@@ -3,8 +3,8 @@
 use guest_sdk::Status;
 use guest_sdk::protocol::flags::MapFlags;
 use guest_sdk::space::{Space, page_of};
-use guest_sdk::user::{Fault, page_fault};
 use guest_sdk::trap;
+use guest_sdk::user::{Fault, page_fault};
 
 /// End of the stack, and its greatest size.
 pub const STACK_TOP: u64 = 0x7000_0000_0000;
@@ -48,7 +48,6 @@ impl Areas {
     }
 
     fn covers(&self, address: u64) -> bool {
-        (HEAP_START..self.heap_end).contains(&address)
-            || (STACK_TOP - STACK_BYTES..STACK_TOP).contains(&address)
+        (HEAP_START..self.heap_end).contains(&address) || (STACK_TOP - STACK_BYTES..STACK_TOP).contains(&address)
     }
 }

@@ -55,13 +55,7 @@ pub struct Process {
 
 impl Process {
     /// A process that is about to execute its first instruction.
-    pub fn new(
-        number: u64,
-        name: &'static str,
-        context: UserContext,
-        space: Space,
-        areas: Areas,
-    ) -> Process {
+    pub fn new(number: u64, name: &'static str, context: UserContext, space: Space, areas: Areas) -> Process {
         Process { number, name, context, space, areas, state: State::Ready }
     }
 

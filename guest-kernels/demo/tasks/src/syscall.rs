@@ -47,8 +47,7 @@ pub fn handle(process: &mut Process) -> Turn {
 /// address cannot fault here.
 fn print_text(space: &Space, address: u64, length: u64) -> u64 {
     let mut bytes = [0; PRINT_BYTES as usize];
-    let Some(bytes) = usize::try_from(length).ok().and_then(|length| bytes.get_mut(..length))
-    else {
+    let Some(bytes) = usize::try_from(length).ok().and_then(|length| bytes.get_mut(..length)) else {
         return FAILED;
     };
     if space.read(address, bytes).is_err() {

@@ -31,17 +31,8 @@ const BIG: u64 = u64::MAX;
 const HALF: u64 = 1 << 32;
 
 /// Buffers that are nobody's, for every call that takes one with `LENGTH` bytes.
-const BAD_BUFFERS: [u64; 9] = [
-    0,
-    NOWHERE,
-    LOWER_END - 1,
-    LOWER_END,
-    1 << 47,
-    HYPERVISOR_START,
-    KERNEL_START - 1,
-    LAST,
-    BIG,
-];
+const BAD_BUFFERS: [u64; 9] =
+    [0, NOWHERE, LOWER_END - 1, LOWER_END, 1 << 47, HYPERVISOR_START, KERNEL_START - 1, LAST, BIG];
 
 /// Calls with a bad buffer: number and the arguments, of which the first is the buffer.
 pub const BUFFER_CALLS: &[(&str, u64, [u64; 6], usize)] = &[

@@ -5,9 +5,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use guest_sdk::event::{self, Event};
 use guest_sdk::protocol::flags::EventSource;
 use guest_sdk::raw::vcpu::Vcpu;
-use guest_sdk::{
-    Nanos, Port, StartInfo, Status, VcpuId, call, check, check_eq, smp, time, verdict,
-};
+use guest_sdk::{Nanos, Port, StartInfo, Status, VcpuId, call, check, check_eq, smp, time, verdict};
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
@@ -120,16 +118,8 @@ fn check_ports() -> Result<(), Status> {
     }
     let first = Event::bound(EventSource::Timer, 0)?;
     check_eq!(Event::bound(EventSource::Timer, 0).err(), Some(Status::Busy), "bound twice");
-    check_eq!(
-        Event::bound(EventSource::Timer, 99).err(),
-        Some(Status::InvalidArgument),
-        "the timer of no vCPU"
-    );
-    check_eq!(
-        Event::bound(EventSource::ConsoleInput, 1).err(),
-        Some(Status::InvalidArgument),
-        "a second console"
-    );
+    check_eq!(Event::bound(EventSource::Timer, 99).err(), Some(Status::InvalidArgument), "the timer of no vCPU");
+    check_eq!(Event::bound(EventSource::ConsoleInput, 1).err(), Some(Status::InvalidArgument), "a second console");
     drop(first);
     call::timer_set(Nanos(0))?;
     let again = Event::bound(EventSource::Timer, 0)?;

@@ -1,8 +1,6 @@
 //! The owner's side.
 
-use functional_support::grants::{
-    CHANNEL, READ_PATTERN, READY_TO_READ, READY_TO_WRITE, REVOKED, USED, WRITE_PATTERN,
-};
+use functional_support::grants::{CHANNEL, READ_PATTERN, READY_TO_READ, READY_TO_WRITE, REVOKED, USED, WRITE_PATTERN};
 use functional_support::wild;
 use guest_sdk::channel::{Channel, ChannelError};
 use guest_sdk::frame::Frame;
@@ -27,9 +25,8 @@ pub fn main(start: &'static StartInfo) {
 
 fn check_refusals(start: &StartInfo, peer: VmId) {
     let free = start.first_free_frame;
-    let create = |peer: u32, frame: u64, flags: u64| {
-        wild::call(GrantCreate::NUMBER, [u64::from(peer), frame, flags, 0, 0, 0])
-    };
+    let create =
+        |peer: u32, frame: u64, flags: u64| wild::call(GrantCreate::NUMBER, [u64::from(peer), frame, flags, 0, 0, 0]);
     check_eq!(create(start.vm, free, 0), Err(Status::NotPermitted), "grant to itself");
     check_eq!(create(63, free, 0), Err(Status::NotPermitted), "grant to nobody");
     check_eq!(create(u32::MAX, free, 0), Err(Status::NotPermitted), "grant to no VM");

@@ -1,8 +1,6 @@
 //! The peer's side.
 
-use functional_support::grants::{
-    CHANNEL, READ_PATTERN, READY_TO_READ, READY_TO_WRITE, REVOKED, USED, WRITE_PATTERN,
-};
+use functional_support::grants::{CHANNEL, READ_PATTERN, READY_TO_READ, READY_TO_WRITE, REVOKED, USED, WRITE_PATTERN};
 use functional_support::probe::{self, Access};
 use guest_sdk::channel::{Channel, ChannelError};
 use guest_sdk::grant::{self, MappedGrant};

@@ -25,6 +25,10 @@ pub unsafe fn call(registers: &mut Registers) {
     unsafe { call_with(registers.as_mut_ptr()) };
 }
 
+/// As [`call`], in assembly.
+///
+/// # Safety
+/// The pointer is to sixteen words, and the call that they make touches no memory of this program.
 #[unsafe(naked)]
 unsafe extern "C" fn call_with(registers: *mut u64) {
     naked_asm!(
@@ -92,6 +96,10 @@ pub fn spin(stop: &core::sync::atomic::AtomicU8) -> u64 {
     unsafe { spin_on(stop.as_ptr()) }
 }
 
+/// As [`spin`], in assembly.
+///
+/// # Safety
+/// The byte can be read.
 #[unsafe(naked)]
 unsafe extern "C" fn spin_on(stop: *const u8) -> u64 {
     naked_asm!(

@@ -120,9 +120,7 @@ fn check_large_page() -> Result<(), Status> {
     let space = Space::new()?;
     let flags = MapFlags::WRITE | MapFlags::LARGE;
     let number = u64::from(space.id().0);
-    let map = |address: u64, frame: u64| {
-        wild::call(Map::NUMBER, [number, address, frame, 1, flags.bits(), 0])
-    };
+    let map = |address: u64, frame: u64| wild::call(Map::NUMBER, [number, address, frame, 1, flags.bits(), 0]);
     check_eq!(map(LARGE + 4096, run.first().0), Err(Status::Misaligned), "address off");
     check_eq!(map(LARGE, run.first().0 + 1), Err(Status::Misaligned), "frame off");
     check_eq!(map(LARGE, run.first().0), Ok(1), "map a large page");
@@ -131,9 +129,7 @@ fn check_large_page() -> Result<(), Status> {
     check_eq!(probe::read(LARGE + 0x1f_f008), Access::Done(0xcafe), "its last page");
     let (frame, found) = translate(space.id(), LARGE + 0x3000)?;
     check_eq!((frame, found), (run.first().0 + 3, flags), "translate inside it");
-    let unmap = |address: u64, count: u64| {
-        wild::call(Unmap::NUMBER, [number, address, count, 0, 0, 0])
-    };
+    let unmap = |address: u64, count: u64| wild::call(Unmap::NUMBER, [number, address, count, 0, 0, 0]);
     check_eq!(unmap(LARGE, 1), Err(Status::Misaligned), "unmap a part");
     check_eq!(probe::read(LARGE + 0x1f_f008), Access::Done(0xcafe), "still there");
     check_eq!(unmap(LARGE, 512), Ok(512), "unmap the whole");
@@ -152,9 +148,7 @@ fn check_ranges() -> Result<(), Status> {
     let map = |address: u64, frame: u64, count: u64| {
         wild::call(Map::NUMBER, [number, address, frame, count, MapFlags::WRITE.bits(), 0])
     };
-    let unmap = |address: u64, count: u64| {
-        wild::call(Unmap::NUMBER, [number, address, count, 0, 0, 0])
-    };
+    let unmap = |address: u64, count: u64| wild::call(Unmap::NUMBER, [number, address, count, 0, 0, 0]);
     check_eq!(map(PAGE, first, 0), Ok(0), "nothing");
     check_eq!(map(PAGE + 100 * 4096, first, 1), Ok(1), "a page in the way");
     check_eq!(map(PAGE, first, 512), Ok(100), "pages up to it");
@@ -166,9 +160,7 @@ fn check_ranges() -> Result<(), Status> {
     let protect = [number, PAGE + 511 * 4096, 512, 0, 0, 0];
     check_eq!(wild::call(Protect::NUMBER, protect), Err(Status::NotMapped), "protect nothing");
     check_eq!(unmap(PAGE + 512 * 4096, 512), Ok(101), "unmap the rest");
-    let time = |flags: u64| {
-        wild::call(Map::NUMBER, [number, PAGE, TIME_PAGE_FRAME.0, 1, flags, 0])
-    };
+    let time = |flags: u64| wild::call(Map::NUMBER, [number, PAGE, TIME_PAGE_FRAME.0, 1, flags, 0]);
     check_eq!(time(MapFlags::WRITE.bits()), Err(Status::NotPermitted), "time page for writing");
     check_eq!(time(0), Ok(1), "time page for reading");
     space.make_current()?;
@@ -186,9 +178,7 @@ fn check_release() -> Result<(), Status> {
     let first = run.first();
     check!(run.write(4096, &[0xff; 4096]), "fill");
     let physmap = PHYSMAP.0 + first.0 * 4096;
-    let release = |frame: u64, count: u64| {
-        wild::call(FrameRelease::NUMBER, [frame, count, 0, 0, 0, 0])
-    };
+    let release = |frame: u64, count: u64| wild::call(FrameRelease::NUMBER, [frame, count, 0, 0, 0, 0]);
     let map = |address: u64, frame: u64, count: u64| {
         wild::call(Map::NUMBER, [0, address, frame, count, MapFlags::WRITE.bits(), 0])
     };
@@ -224,9 +214,7 @@ user_code! {
 
 /// User mode against its own pages, code, the kernel half and the hypervisor.
 fn check_user_mode() -> Result<(), Status> {
-    let fault = |error_code, address| {
-        Exit::Fault(Fault { vector: trap::PAGE_FAULT, error_code, address })
-    };
+    let fault = |error_code, address| Exit::Fault(Fault { vector: trap::PAGE_FAULT, error_code, address });
     let mut reader = Program::new(read_word())?;
     reader.context.registers_mut().rdi = DATA;
     check_eq!(reader.run_on()?, Exit::Syscall, "user read of its data");

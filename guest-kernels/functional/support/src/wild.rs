@@ -1,7 +1,7 @@
 //! Hypercalls as a hostile or mistaken kernel would make them.
 
-use guest_sdk::raw::hypercall::syscall;
 use guest_sdk::Status;
+use guest_sdk::raw::hypercall::syscall;
 
 /// Makes a call that is expected to be refused, and returns the refusal; rax when it was not.
 ///

@@ -74,7 +74,6 @@ pub fn calm_fpu() {
     unsafe { asm!("fninit", "ldmxcsr [{}]", in(reg) &raw const mxcsr, options(nostack)) };
 }
 
-
 /// Raises #UD and returns the flags right behind it.
 pub fn flags_after_undefined() -> u64 {
     let flags;

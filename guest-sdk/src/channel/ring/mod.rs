@@ -104,8 +104,7 @@ impl Sender {
         }
         let (offset, until_end) = self.ring.place(self.produced);
         let (first, second) = bytes[..count].split_at(count.min(until_end));
-        let written =
-            self.ring.region.write(offset, first) && self.ring.region.write(HEADER, second);
+        let written = self.ring.region.write(offset, first) && self.ring.region.write(HEADER, second);
         if !written {
             return Err(ChannelError::TooSmall);
         }
@@ -167,11 +166,7 @@ impl Receiver {
 }
 
 /// Sleeps until `amount` is not 0 or is an error, having said so in `waits`.
-fn wait(
-    waits: &AtomicU32,
-    event: &Event,
-    amount: impl Fn() -> Result<u32, ChannelError>,
-) -> Result<(), ChannelError> {
+fn wait(waits: &AtomicU32, event: &Event, amount: impl Fn() -> Result<u32, ChannelError>) -> Result<(), ChannelError> {
     let mut result = Ok(0);
     waits.store(1, Ordering::Relaxed);
     fence(Ordering::SeqCst);

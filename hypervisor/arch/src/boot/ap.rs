@@ -1,22 +1,19 @@
 //! Starting the other processors, one at a time.
 //!
 //! A processor starts in real mode in the trampoline page, enters long mode with the first page
-//! tables, jumps to the upper half, loads the root and the stack it was given and calls Rust. The
-//! code in the page uses offsets only, so any page below 640 KiB does.
+//! tables, takes the stack that was prepared for it and calls Rust. The code in the page reads its
+//! own page by offsets only, so any page below 640 KiB does.
 #![expect(unsafe_code, reason = "the trampoline is assembly in a page that nobody owns")]
 
-use core::arch::{global_asm, naked_asm};
-use core::mem::offset_of;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::arch::global_asm;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use hv_core::addr::convert::wide;
-use hv_core::addr::{CpuId, Phys};
+use hv_core::addr::{CpuId, Mfn};
 
-use super::entry;
+use super::BootInfo;
 use crate::cpu::{pause, read_tsc};
 use crate::irq::local_apic;
-use crate::mmu::direct;
-use crate::time::Clock;
+use crate::{local, mmu, time};
 
 /// Commands: reset, after which the processor waits; and start in real mode in the page whose number
 /// is in the lower byte.
@@ -32,53 +29,12 @@ const ANSWER_US: u64 = 1_000_000;
 /// Looks at the clock between two hints to the CPU that it waits.
 const TURNS_PER_PAUSE: u32 = 1024;
 
-/// Code and data segments of ring 0, as in the final table.
-const SEGMENTS: [u64; 3] = [0, 0x0020_9b00_0000_0000, 0x0000_9300_0000_0000];
-
-/// What a processor is started with.
-#[derive(Debug, Clone, Copy)]
-pub struct Start {
-    /// Which processor.
-    pub apic_id: u32,
-    /// The number it gets.
-    pub cpu: CpuId,
-    /// Top of its stack, 16-byte aligned.
-    pub stack_top: u64,
-    /// Its page tables.
-    pub root: Phys,
-    /// Where it takes its first steps: [`super::BootInfo::trampoline`].
-    pub trampoline: Phys,
-    /// What it runs, with its number.
-    pub entry: extern "C" fn(u32) -> !,
-}
-
-/// What the trampoline reads. Behind its code.
-#[repr(C)]
-struct Parameters {
-    first_root: u64,
-    upper: u64,
-    root: u64,
-    stack_top: u64,
-    arrive: u64,
-    cpu: u64,
-    entry: u64,
-    segments: [u64; 3],
-    /// Limit and address of `segments`, as `lgdt` takes them.
-    table_limit: u16,
-    table_base: [u16; 2],
-    /// Address and selector of the 64-bit code, as a far jump takes them.
-    long_offset: [u16; 2],
-    long_selector: u16,
-}
-
 global_asm!(
     r#"
-    .set AP_PARAMETERS, ap_parameters - ap_trampoline_start
-
     .section .rodata.ap_trampoline, "a"
     .balign 16
-    .global ap_trampoline_start
-    ap_trampoline_start:
+    .global ap_trampoline
+    ap_trampoline:
     .code16
         cli
         cld
@@ -87,157 +43,104 @@ global_asm!(
         # Straight from real mode to long mode: PAE, tables, LME and NXE, then PE and PG at once.
         mov eax, 1 << 5
         mov cr4, eax
-        mov bx, offset AP_PARAMETERS
-        mov eax, dword ptr [bx + {first_root}]
+        mov eax, offset boot_tables_low
         mov cr3, eax
         mov ecx, 0xc0000080
         mov eax, (1 << 8) | (1 << 11)
         xor edx, edx
         wrmsr
         # With a 32-bit operand: all of the table's address.
+        .set AP_GDT, ap_gdt_pointer - ap_trampoline
+        mov bx, offset AP_GDT
         .byte 0x66
-        lgdt [bx + {table_limit}]
+        lgdt [bx]
         mov eax, 0x80010033
         mov cr0, eax
         # A far jump with a 32-bit offset, to 64-bit code.
-        jmp fword ptr [bx + {long_offset}]
+        .byte 0x66, 0xea
+        .long boot_ap
+        .short 0x08
+    ap_gdt_pointer:
+        .short 23
+        .long boot_gdt
+    .global ap_trampoline_end
+    ap_trampoline_end:
 
+    .section .boot.text, "ax"
     .code64
-    .global ap_long
-    ap_long:
-        mov eax, 0x10
-        mov ss, eax
-        xor eax, eax
-        mov ds, eax
-        mov es, eax
-        mov fs, eax
-        mov gs, eax
-        lea rbx, [rip + ap_parameters]
-        mov rdi, [rbx + {cpu}]
-        mov rsi, [rbx + {entry}]
-        mov rax, [rbx + {arrive}]
-        mov rcx, [rbx + {stack_top}]
-        mov rdx, [rbx + {root}]
-        jmp qword ptr [rbx + {upper}]
-
-    .balign 8
-    .global ap_parameters
-    ap_parameters:
-        .skip {parameters}
+    boot_ap:
+        movabs rax, offset {stack_top}
+        mov rsp, [rax]
+        xor ebp, ebp
+        movabs rax, offset {arrive}
+        call rax
+        ud2
     .text
     "#,
-    first_root = const offset_of!(Parameters, first_root),
-    upper = const offset_of!(Parameters, upper),
-    root = const offset_of!(Parameters, root),
-    stack_top = const offset_of!(Parameters, stack_top),
-    arrive = const offset_of!(Parameters, arrive),
-    cpu = const offset_of!(Parameters, cpu),
-    entry = const offset_of!(Parameters, entry),
-    table_limit = const offset_of!(Parameters, table_limit),
-    long_offset = const offset_of!(Parameters, long_offset),
-    parameters = const size_of::<Parameters>(),
+    stack_top = sym STACK_TOP,
+    arrive = sym arrive,
 );
 
 unsafe extern "C" {
-    static ap_trampoline_start: u8;
-    static ap_long: u8;
-    static ap_parameters: u8;
+    static ap_trampoline: u8;
+    static ap_trampoline_end: u8;
 }
 
-/// In the upper half: rdx = root, rcx = stack, rax = [`arrive`], rdi and rsi = its arguments.
-#[unsafe(naked)]
-extern "C" fn upper() -> ! {
-    naked_asm!("mov cr3, rdx", "mov rsp, rcx", "xor ebp, ebp", "call rax", "ud2")
+unsafe extern "Rust" {
+    /// What [`crate::entry_point`] exports, with this type.
+    safe fn cloister_processor(cpu: CpuId) -> !;
 }
 
-/// The number of the processor that arrived last, plus 1.
+/// What the processor that is started takes: its number, stack and root table.
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+static STACK_TOP: AtomicU64 = AtomicU64::new(0);
+static ROOT: AtomicU64 = AtomicU64::new(0);
+/// The number of the processor that arrived last.
 static ARRIVED: AtomicU32 = AtomicU32::new(0);
 
-/// The first Rust function of a started processor.
-extern "C" fn arrive(cpu: u32, entry: extern "C" fn(u32) -> !) -> ! {
-    ARRIVED.store(cpu.wrapping_add(1), Ordering::Release);
-    entry(cpu)
+/// The first Rust function of a started processor, still on the first page tables.
+extern "C" fn arrive() -> ! {
+    mmu::load_root(Mfn(ROOT.load(Ordering::Acquire)));
+    let cpu = NUMBER.load(Ordering::Acquire);
+    ARRIVED.store(cpu, Ordering::Release);
+    cloister_processor(CpuId(cpu))
 }
 
-/// Starts a processor and waits until it runs `entry`'s caller on its own stack. False when it does
-/// not answer; it is then held in reset, and nothing of it runs.
-///
-/// # Safety
-/// 1. The processor does not run, and no other CPU is in this function.
-/// 2. `stack_top` is the top of a stack, mapped in `root`, that is used for nothing else, ever.
-/// 3. `root` maps the hypervisor's half as the current root does.
-/// 4. `trampoline` is a page below 640 KiB that is nobody's, and the direct map holds it.
-/// 5. `entry` can run with no descriptor table and no GS of its own.
-#[must_use]
-pub unsafe fn start(start: &Start, clock: &Clock) -> bool {
-    let page = u32::try_from(start.trampoline.0 >> 12).unwrap_or(0) & 0xff;
-    // SAFETY: (1) and (4): the page is nobody's, and no processor is on it.
-    unsafe { write_trampoline(start) };
-    ARRIVED.store(0, Ordering::SeqCst);
-    local_apic::command(start.apic_id, INIT);
-    wait_until(clock, AFTER_INIT_US, || false);
-    let has_arrived = || ARRIVED.load(Ordering::Acquire) == start.cpu.0.wrapping_add(1);
-    local_apic::command(start.apic_id, START_UP | page);
-    if wait_until(clock, AFTER_START_UP_US, has_arrived) {
-        return true;
-    }
-    // A processor that has started already ignores the second one.
-    local_apic::command(start.apic_id, START_UP | page);
-    let has_come = wait_until(clock, ANSWER_US, has_arrived);
-    if !has_come {
-        local_apic::command(start.apic_id, INIT);
-    }
-    has_come
-}
-
-/// Copies code and parameters to the trampoline page.
-///
-/// # Safety
-/// The direct map holds the page, and no processor uses it.
-#[expect(clippy::as_conversions, reason = "there is no other way to a function's address")]
-unsafe fn write_trampoline(start: &Start) {
-    let first = &raw const ap_trampoline_start;
-    let offset_of = |symbol: *const u8| symbol.addr().wrapping_sub(first.addr());
-    let parameters_offset = offset_of(&raw const ap_parameters);
-    let page = direct::pointer(start.trampoline);
-    let low = |offset: usize| halves(start.trampoline.0.wrapping_add(wide(offset)));
-    let parameters = Parameters {
-        first_root: entry::first_root().0,
-        upper: address(upper as *const ()),
-        root: start.root.0,
-        stack_top: start.stack_top,
-        arrive: address(arrive as *const ()),
-        cpu: u64::from(start.cpu.0),
-        entry: address(start.entry as *const ()),
-        segments: SEGMENTS,
-        table_limit: 23,
-        table_base: low(parameters_offset.wrapping_add(offset_of!(Parameters, segments))),
-        long_offset: low(offset_of(&raw const ap_long)),
-        long_selector: 0x08,
+/// Starts another processor as CPU `cpu` and waits until it runs, in ring 0 on its own stack with the
+/// given root. False when it does not answer; it is then held in reset, and nothing of it runs. To be
+/// called by the first CPU only, once for each number but 0; `root` must have the hypervisor's slots.
+pub fn start_processor(boot: &BootInfo, apic_id: u32, cpu: CpuId, root: Mfn) -> bool {
+    let (Some(page), Some(clock)) = (boot.data.free_low_page(), time::known()) else {
+        return false;
     };
-    // SAFETY: the bytes up to the parameters are the code above, much shorter than a page; the target
-    // is free by the caller's promise.
-    unsafe { core::ptr::copy_nonoverlapping(first, page, parameters_offset) };
-    let target = page.wrapping_add(parameters_offset).cast::<Parameters>();
-    // SAFETY: behind the code in the same page there is room, and it is 8-byte aligned.
-    unsafe { target.write_volatile(parameters) };
-}
-
-/// The lower 32 bits of an address in halves, as unaligned fields hold them.
-fn halves(address: u64) -> [u16; 2] {
-    let [a, b, c, d, ..] = address.to_le_bytes();
-    [u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d])]
+    let first = &raw const ap_trampoline;
+    let length = (&raw const ap_trampoline_end).addr().wrapping_sub(first.addr());
+    // SAFETY: M1 (the direct map covers every frame of RAM): the code above is much shorter than a
+    // page, and this page is nobody's, low memory being set aside; no processor is on it.
+    unsafe { core::ptr::copy_nonoverlapping(first, mmu::direct::pointer(page), length) };
+    NUMBER.store(cpu.0, Ordering::SeqCst);
+    STACK_TOP.store(local::stack_top(cpu), Ordering::SeqCst);
+    ROOT.store(root.0, Ordering::SeqCst);
+    let has_arrived = || ARRIVED.load(Ordering::Acquire) == cpu.0;
+    local_apic::command(apic_id, INIT);
+    wait_until(clock.tsc_hz, AFTER_INIT_US, || false);
+    // A processor that has started already ignores the second command.
+    for patience in [AFTER_START_UP_US, ANSWER_US] {
+        local_apic::command(apic_id, START_UP | u32::try_from(page.0 >> 12).unwrap_or(0));
+        if wait_until(clock.tsc_hz, patience, has_arrived) {
+            return true;
+        }
+    }
+    local_apic::command(apic_id, INIT);
+    false
 }
 
 /// Waits for a time, or until the condition holds; tells whether it held.
-fn wait_until(clock: &Clock, microseconds: u64, condition: impl Fn() -> bool) -> bool {
-    let ticks = microseconds.saturating_mul(clock.tsc_hz) / 1_000_000;
+fn wait_until(tsc_hz: u64, microseconds: u64, condition: impl Fn() -> bool) -> bool {
+    let ticks = microseconds.saturating_mul(tsc_hz) / 1_000_000;
     let start = read_tsc();
     let mut turns = 0_u32;
-    while read_tsc().wrapping_sub(start) < ticks {
-        if condition() {
-            return true;
-        }
+    while !condition() && read_tsc().wrapping_sub(start) < ticks {
         turns = turns.wrapping_add(1);
         // An emulator that runs all processors by turns gives the turn away here, which is needed
         // but costs it far more than the loop.
@@ -246,9 +149,4 @@ fn wait_until(clock: &Clock, microseconds: u64, condition: impl Fn() -> bool) ->
         }
     }
     condition()
-}
-
-/// The address of code.
-fn address(function: *const ()) -> u64 {
-    wide(function.addr())
 }

@@ -6,11 +6,10 @@
 #![expect(unsafe_code, reason = "the entry is assembly, and firmware's bytes have no owner")]
 
 use core::arch::global_asm;
-use core::ops::Range;
 
 use hv_core::addr::Phys;
 use hv_core::addr::convert::{index, wide};
-use hv_core::firmware::{BootData, FirmwareError, Physical, Topology, acpi, multiboot2, pvh};
+use hv_core::firmware::{FirmwareError, Physical, acpi, multiboot2, pvh};
 use protocol::record::exit;
 use spin::Once;
 
@@ -172,6 +171,7 @@ global_asm!(
     boot_shutdown_text:
         .ascii "Shutdown"
     .balign 8
+    .global boot_gdt
     boot_gdt:
         .quad 0, 0x00209b0000000000, 0x0000930000000000
     boot_gdt_pointer:
@@ -180,18 +180,12 @@ global_asm!(
 
     .code64
     boot_long:
-        mov eax, 0x10
-        mov ss, eax
-        xor eax, eax
-        mov ds, eax
-        mov es, eax
-        mov fs, eax
-        mov gs, eax
+        # The data segments do not matter in long mode until `bring_up` loads them.
         movabs rsp, offset boot_stack_top
         mov edi, ebp
         mov esi, esi
         xor ebp, ebp
-        movabs rax, offset hv_entry
+        movabs rax, offset {entry}
         call rax
         ud2
 
@@ -213,22 +207,17 @@ global_asm!(
     pvh = const PVH,
     multiboot2 = const MULTIBOOT2,
     unfit = const exit::UNFIT,
+    entry = sym entry,
 );
 
-/// Bounds of the image; only their addresses mean something.
-mod symbol {
-    unsafe extern "C" {
-        pub(super) static __boot_start: u8;
-        pub(super) static __boot_end: u8;
-        pub(super) static __text_start: u8;
-        pub(super) static __text_end: u8;
-        pub(super) static __rodata_start: u8;
-        pub(super) static __rodata_end: u8;
-        pub(super) static __data_start: u8;
-        pub(super) static __data_end: u8;
-        pub(super) static boot_stack_guard: u8;
-        pub(super) static boot_tables: u8;
-    }
+unsafe extern "C" {
+    // Bounds of the image; only their addresses mean something.
+    static __boot_start: u8;
+    static __text_start: u8;
+    static __rodata_start: u8;
+    static __data_start: u8;
+    static __data_end: u8;
+    static boot_stack_guard: u8;
 }
 
 unsafe extern "Rust" {
@@ -238,11 +227,8 @@ unsafe extern "Rust" {
 
 static BOOT: Once<BootInfo> = Once::new();
 
-/// The first Rust function.
-///
-/// Called once, by the assembly above, on the first stack.
-#[unsafe(no_mangle)]
-extern "C" fn hv_entry(protocol: u32, info: u64) -> ! {
+/// The first Rust function. Called once, by the assembly above, on the first stack.
+extern "C" fn entry(protocol: u32, info: u64) -> ! {
     let started_tsc = crate::cpu::read_tsc();
     match gather(protocol, Phys(info), started_tsc) {
         Ok(boot) => cloister_main(BOOT.call_once(|| boot)),
@@ -256,26 +242,27 @@ extern "C" fn hv_entry(protocol: u32, info: u64) -> ! {
 /// When there is no way to start with it.
 fn gather(protocol: u32, info: Phys, started_tsc: u64) -> Result<BootInfo, FirmwareError> {
     let memory = &FirstFourGib;
-    let data: BootData = match protocol {
+    let data = match protocol {
         PVH => pvh::parse(memory, info)?,
         MULTIBOOT2 => multiboot2::parse(memory, info)?,
         _ => return Err(FirmwareError::BadMagic),
     };
-    let topology = read_topology(memory, data.rsdp);
+    let rsdp = data.rsdp.ok_or(FirmwareError::NoTable("ACPI root pointer (RSDP)"));
+    let topology = rsdp.and_then(|rsdp| acpi::parse(memory, rsdp));
     let module = match data.module {
         Some(module) => memory.bytes(module.start, module.length).ok_or(FirmwareError::Truncated("boot module"))?,
         None => &[],
     };
-    Ok(BootInfo { topology, module, image: image(), started_tsc, data })
-}
-
-/// Processors and interrupt controllers.
-///
-/// # Errors
-/// When firmware does not say, or its tables are damaged.
-fn read_topology(memory: &'static FirstFourGib, rsdp: Option<Phys>) -> Result<Topology, FirmwareError> {
-    let rsdp = rsdp.ok_or(FirmwareError::NoTable("ACPI root pointer (RSDP)"))?;
-    acpi::parse(memory, rsdp)
+    let upper = |symbol: *const u8| Phys(wide(symbol.addr()).wrapping_sub(IMAGE_BASE));
+    let image = Image {
+        start: Phys(wide((&raw const __boot_start).addr())),
+        text: upper(&raw const __text_start),
+        rodata: upper(&raw const __rodata_start),
+        data: upper(&raw const __data_start),
+        end: upper(&raw const __data_end),
+        stack_guard: upper(&raw const boot_stack_guard),
+    };
+    Ok(BootInfo { data, topology, module, image, started_tsc })
 }
 
 /// What the first page tables map, as bytes.
@@ -289,31 +276,5 @@ impl Physical for FirstFourGib {
         // it): the range is mapped. Nothing writes there: boot structures and the module lie in
         // memory that is given to nobody while these bytes are in use.
         (end <= MAPPED_END).then(|| unsafe { core::slice::from_raw_parts(pointer, index(length)) })
-    }
-}
-
-/// The physical address of the first page tables.
-pub(super) fn first_root() -> Phys {
-    of_image(&raw const symbol::boot_tables)
-}
-
-/// The physical address of something in the upper part of the image.
-fn of_image(symbol: *const u8) -> Phys {
-    Phys(wide(symbol.addr()).wrapping_sub(IMAGE_BASE))
-}
-
-fn part(start: *const u8, end: *const u8) -> Range<Phys> {
-    of_image(start)..of_image(end)
-}
-
-fn image() -> Image {
-    let boot_start = Phys(wide((&raw const symbol::__boot_start).addr()));
-    let boot_end = Phys(wide((&raw const symbol::__boot_end).addr().next_multiple_of(4096)));
-    Image {
-        boot: boot_start..boot_end,
-        text: part(&raw const symbol::__text_start, &raw const symbol::__text_end),
-        rodata: part(&raw const symbol::__rodata_start, &raw const symbol::__rodata_end),
-        data: part(&raw const symbol::__data_start, &raw const symbol::__data_end),
-        stack_guard: of_image(&raw const symbol::boot_stack_guard),
     }
 }

@@ -3,8 +3,7 @@
 //! Settings are chosen by these flags only, never by trying: an emulator may hang, or accept
 //! silently, what the CPU does not have.
 
-use core::fmt;
-
+use x86::cpuid::CpuIdResult;
 use x86::cpuid::native_cpuid::cpuid_count;
 
 bitflags::bitflags! {
@@ -23,38 +22,59 @@ bitflags::bitflags! {
         const FSGSBASE = 1 << 4;
         /// `xsave`.
         const XSAVE = 1 << 5;
-        /// `xsaveopt`.
-        const XSAVEOPT = 1 << 6;
         /// 256-bit registers.
-        const AVX = 1 << 7;
+        const AVX = 1 << 6;
         /// Global pages.
-        const PGE = 1 << 8;
+        const PGE = 1 << 7;
         /// The page-attribute table.
-        const PAT = 1 << 9;
+        const PAT = 1 << 8;
         /// The local APIC is reached by model-specific registers.
-        const X2APIC = 1 << 10;
+        const X2APIC = 1 << 9;
         /// The APIC timer fires at a time-stamp value.
-        const TSC_DEADLINE = 1 << 11;
-        /// The time-stamp counter never changes its speed and never stops.
-        const INVARIANT_TSC = 1 << 12;
+        const TSC_DEADLINE = 1 << 10;
         /// `rdtscp` and its register.
-        const RDTSCP = 1 << 13;
+        const RDTSCP = 1 << 11;
         /// `rdpid` and its register.
-        const RDPID = 1 << 14;
-        /// Pages of 1 GiB.
-        const HUGE_PAGES = 1 << 15;
-        /// Translations tagged with a context.
-        const PCID = 1 << 16;
+        const RDPID = 1 << 12;
         /// `syscall` in long mode.
-        const SYSCALL = 1 << 17;
+        const SYSCALL = 1 << 13;
         /// A local APIC.
-        const APIC = 1 << 18;
+        const APIC = 1 << 14;
         /// `fxsave`, SSE and SSE2.
-        const SSE = 1 << 19;
+        const SSE = 1 << 15;
         /// A time-stamp counter.
-        const TSC = 1 << 20;
+        const TSC = 1 << 16;
     }
 }
+
+/// One register of an answer of CPUID.
+type Word = fn(&CpuIdResult) -> u32;
+const EBX: Word = |answer| answer.ebx;
+const ECX: Word = |answer| answer.ecx;
+const EDX: Word = |answer| answer.edx;
+
+/// Where CPUID tells of each flag: leaf, register, bits that must all be set.
+const TABLE: [(Features, u32, Word, u32); 17] = [
+    (Features::TSC, 1, EDX, 1 << 4),
+    (Features::APIC, 1, EDX, 1 << 9),
+    (Features::PGE, 1, EDX, 1 << 13),
+    (Features::PAT, 1, EDX, 1 << 16),
+    // FXSR, SSE, SSE2.
+    (Features::SSE, 1, EDX, 0b111 << 24),
+    (Features::X2APIC, 1, ECX, 1 << 21),
+    (Features::TSC_DEADLINE, 1, ECX, 1 << 24),
+    (Features::XSAVE, 1, ECX, 1 << 26),
+    // AVX is of no use without XSAVE.
+    (Features::AVX, 1, ECX, (1 << 26) | (1 << 28)),
+    (Features::FSGSBASE, 7, EBX, 1 << 0),
+    (Features::SMEP, 7, EBX, 1 << 7),
+    (Features::SMAP, 7, EBX, 1 << 20),
+    (Features::UMIP, 7, ECX, 1 << 2),
+    (Features::RDPID, 7, ECX, 1 << 22),
+    (Features::SYSCALL, 0x8000_0001, EDX, 1 << 11),
+    (Features::NX, 0x8000_0001, EDX, 1 << 20),
+    (Features::RDTSCP, 0x8000_0001, EDX, 1 << 27),
+];
 
 /// What the hypervisor cannot do without, with the words for it.
 const REQUIRED: [(Features, &str); 7] = [
@@ -67,134 +87,70 @@ const REQUIRED: [(Features, &str); 7] = [
     (Features::TSC, "a time-stamp counter (TSC)"),
 ];
 
-/// The CPU lacks what the hypervisor needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MissingFeature(pub &'static str);
-
-impl fmt::Display for MissingFeature {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "this CPU does not have {}, which Cloister needs", self.0)
-    }
-}
-
-/// The CPUID words that carry the flags.
-#[derive(Debug, Clone, Copy, Default)]
-struct Words {
-    leaf1_ecx: u32,
-    leaf1_edx: u32,
-    leaf7_ebx: u32,
-    leaf7_ecx: u32,
-    leaf13_eax: u32,
-    extended1_edx: u32,
-    extended7_edx: u32,
-}
-
-impl Words {
-    fn read() -> Words {
-        let last = cpuid_count(0, 0).eax;
-        let last_extended = cpuid_count(0x8000_0000, 0).eax;
-        let basic = |leaf, subleaf| (leaf <= last).then(|| cpuid_count(leaf, subleaf));
-        let extended = |leaf| (leaf <= last_extended).then(|| cpuid_count(leaf, 0));
-        Words {
-            leaf1_ecx: basic(1, 0).map_or(0, |result| result.ecx),
-            leaf1_edx: basic(1, 0).map_or(0, |result| result.edx),
-            leaf7_ebx: basic(7, 0).map_or(0, |result| result.ebx),
-            leaf7_ecx: basic(7, 0).map_or(0, |result| result.ecx),
-            leaf13_eax: basic(13, 1).map_or(0, |result| result.eax),
-            extended1_edx: extended(0x8000_0001).map_or(0, |result| result.edx),
-            extended7_edx: extended(0x8000_0007).map_or(0, |result| result.edx),
-        }
-    }
-}
-
 impl Features {
     /// What this CPU has.
     #[must_use]
     pub fn detect() -> Features {
-        Features::decode(&Words::read())
+        Features::decode(|leaf| cpuid_count(leaf, 0))
     }
 
-    fn decode(words: &Words) -> Features {
-        // FXSR, SSE, SSE2: bits 24 to 26.
-        const SSE_BITS: u32 = 0b111 << 24;
-        let table = [
-            (words.extended1_edx, 1 << 20, Features::NX),
-            (words.leaf7_ebx, 1 << 7, Features::SMEP),
-            (words.leaf7_ebx, 1 << 20, Features::SMAP),
-            (words.leaf7_ecx, 1 << 2, Features::UMIP),
-            (words.leaf7_ebx, 1 << 0, Features::FSGSBASE),
-            (words.leaf1_ecx, 1 << 26, Features::XSAVE),
-            (words.leaf13_eax, 1 << 0, Features::XSAVEOPT),
-            (words.leaf1_ecx, 1 << 28, Features::AVX),
-            (words.leaf1_edx, 1 << 13, Features::PGE),
-            (words.leaf1_edx, 1 << 16, Features::PAT),
-            (words.leaf1_ecx, 1 << 21, Features::X2APIC),
-            (words.leaf1_ecx, 1 << 24, Features::TSC_DEADLINE),
-            (words.extended7_edx, 1 << 8, Features::INVARIANT_TSC),
-            (words.extended1_edx, 1 << 27, Features::RDTSCP),
-            (words.leaf7_ecx, 1 << 22, Features::RDPID),
-            (words.extended1_edx, 1 << 26, Features::HUGE_PAGES),
-            (words.leaf1_ecx, 1 << 17, Features::PCID),
-            (words.extended1_edx, 1 << 11, Features::SYSCALL),
-            (words.leaf1_edx, 1 << 9, Features::APIC),
-            (words.leaf1_edx, SSE_BITS, Features::SSE),
-            (words.leaf1_edx, 1 << 4, Features::TSC),
-        ];
-        let mut features = Features::empty();
-        for (word, bits, feature) in table {
-            features.set(feature, word & bits == bits);
-        }
-        if !features.contains(Features::XSAVE) {
-            features.remove(Features::XSAVEOPT | Features::AVX);
-        }
-        features
+    fn decode(ask: impl Fn(u32) -> CpuIdResult) -> Features {
+        let has = |leaf: u32, word: Word, bits| {
+            let last = ask(leaf & 0x8000_0000).eax;
+            leaf <= last && word(&ask(leaf)) & bits == bits
+        };
+        let present = TABLE.into_iter().filter(|(_, leaf, word, bits)| has(*leaf, *word, *bits));
+        present.map(|(feature, ..)| feature).collect()
     }
 
     /// Checks that everything needed is there.
     ///
     /// # Errors
-    /// The first missing feature; the machine cannot run the hypervisor.
-    pub fn check_required(self) -> Result<(), MissingFeature> {
-        match REQUIRED.iter().find(|(feature, _)| !self.contains(*feature)) {
-            Some((_, words)) => Err(MissingFeature(words)),
-            None => Ok(()),
-        }
+    /// The name of the first missing feature; the machine cannot run the hypervisor.
+    pub fn check_required(self) -> Result<Features, &'static str> {
+        REQUIRED.iter().find(|(feature, _)| !self.contains(*feature)).map_or(Ok(self), |(_, name)| Err(name))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Features, REQUIRED, Words};
+    use super::{CpuIdResult, Features, REQUIRED};
+
+    const NOTHING: CpuIdResult = CpuIdResult { eax: 0, ebx: 0, ecx: 0, edx: 0 };
+    const ALL: CpuIdResult = CpuIdResult { eax: u32::MAX, ebx: u32::MAX, ecx: u32::MAX, edx: u32::MAX };
 
     #[test]
     fn a_cpu_without_flags_has_nothing_and_one_with_all_has_everything() {
-        assert_eq!(Features::decode(&Words::default()), Features::empty());
-        let all = u32::MAX;
-        let words = Words {
-            leaf1_ecx: all,
-            leaf1_edx: all,
-            leaf7_ebx: all,
-            leaf7_ecx: all,
-            leaf13_eax: all,
-            extended1_edx: all,
-            extended7_edx: all,
+        assert_eq!(Features::decode(|_| NOTHING), Features::empty());
+        assert_eq!(Features::decode(|_| ALL), Features::all());
+    }
+
+    #[test]
+    fn a_leaf_beyond_the_last_is_not_believed() {
+        let until = |last: u32| {
+            move |leaf| match leaf {
+                0 => CpuIdResult { eax: last, ..NOTHING },
+                0x8000_0000 => NOTHING,
+                _ => ALL,
+            }
         };
-        assert_eq!(Features::decode(&words), Features::all());
+        assert_eq!(Features::decode(until(0)), Features::empty());
+        let basic = Features::decode(until(1));
+        assert!(basic.contains(Features::SSE) && !basic.intersects(Features::SMEP | Features::NX));
+        assert!(Features::decode(until(7)).contains(Features::SMEP));
     }
 
     #[test]
     fn avx_without_xsave_is_not_counted() {
-        let words = Words { leaf1_ecx: 1 << 28, leaf13_eax: 1, ..Words::default() };
-        assert_eq!(Features::decode(&words), Features::empty());
+        let ask = |leaf| if leaf == 1 { CpuIdResult { ecx: 1 << 28, ..NOTHING } } else { ALL };
+        assert!(!Features::decode(ask).intersects(Features::AVX | Features::XSAVE));
     }
 
     #[test]
     fn each_required_feature_is_named_when_it_is_missing() {
-        assert_eq!(Features::all().check_required(), Ok(()));
-        for (feature, words) in REQUIRED {
-            let error = Features::all().difference(feature).check_required().unwrap_err();
-            assert_eq!(error.0, words);
-            assert!(error.to_string().contains(words));
+        assert_eq!(Features::all().check_required(), Ok(Features::all()));
+        for (feature, name) in REQUIRED {
+            assert_eq!(Features::all().difference(feature).check_required(), Err(name));
         }
     }
 

@@ -6,26 +6,23 @@
 #![expect(unsafe_code, reason = "loading descriptor tables has no safe form")]
 
 use core::arch::asm;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use hv_core::addr::convert::wide;
+use spin::Once;
+use x86::bits64::task::TaskStateSegment;
+use x86::dtables::DescriptorTablePointer;
 
-/// Code selector of ring 0.
-pub const RING0_CODE: u16 = 0x08;
-/// Data selector of ring 0.
-pub const RING0_DATA: u16 = 0x10;
-/// Selector of the task state.
-pub const TASK_STATE: u16 = 0x30;
+/// Selectors of ring 0's code and data, and of the task state.
+pub(crate) const RING0_CODE: u16 = 0x08;
+const RING0_DATA: u16 = 0x10;
+const TASK_STATE: u16 = 0x30;
 
 /// Entries of the table.
-pub const ENTRIES: usize = 8;
-/// Words of a task state without an I/O permission map.
-pub const TASK_STATE_WORDS: usize = 26;
-/// Limit of the task state: its last byte.
-const TASK_STATE_LIMIT: u64 = 103;
-/// Offset of the I/O permission map, in the upper half of the last word: beyond the limit, so every
-/// port is forbidden to ring 3.
-const NO_PORT_MAP: u32 = 0x0068_0000;
+pub(crate) const ENTRIES: usize = 8;
+/// Limit of the task state: its last byte. The I/O permission map begins behind it, so every port is
+/// forbidden to ring 3.
+const TASK_STATE_LIMIT: u16 = 103;
 
 /// Present, DPL 0, code, 64-bit; accessed, so that the CPU never writes it.
 const CODE_ENTRY: u64 = 0x0020_9b00_0000_0000;
@@ -34,55 +31,41 @@ const DATA_ENTRY: u64 = 0x0000_9300_0000_0000;
 /// DPL 3.
 const RING3: u64 = 0b11 << 45;
 
-/// The stacks that the CPU itself switches to: addresses of their tops, 16-byte aligned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Stacks {
-    /// For traps from ring 3.
-    pub ring0: u64,
-    /// Interrupt stacks 1 to 4.
-    pub interrupt: [u64; 4],
-}
-
 /// The tables of one CPU. The CPU writes the task state's busy bit, so entries are atomics.
 #[derive(Debug)]
-#[repr(C, align(128))]
-pub struct Segments {
-    task_state: [AtomicU32; TASK_STATE_WORDS],
+#[repr(C, align(256))]
+pub(crate) struct Segments {
     table: [AtomicU64; ENTRIES],
-}
-
-impl Default for Segments {
-    fn default() -> Segments {
-        Segments::new()
-    }
+    task_state: Once<TaskStateSegment>,
 }
 
 impl Segments {
     /// Empty tables.
-    #[must_use]
-    pub const fn new() -> Segments {
-        Segments {
-            task_state: [const { AtomicU32::new(0) }; TASK_STATE_WORDS],
-            table: [const { AtomicU64::new(0) }; ENTRIES],
-        }
+    pub(crate) const fn new() -> Segments {
+        Segments { table: [const { AtomicU64::new(0) }; ENTRIES], task_state: Once::new() }
     }
 
-    /// Fills the tables and loads them on this CPU, with all segment registers.
+    /// Fills the tables and loads them on this CPU, with all segment registers. The stacks are those
+    /// that the CPU itself switches to: for traps from ring 3, and interrupt stacks 1 to 4.
     /// The bases of FS and GS are 0 afterwards.
     ///
     /// # Safety
     /// 1. No other CPU uses these tables, and they stay mapped where they are.
     /// 2. The stacks are mapped, writable, used for nothing else, and of this CPU only.
     /// 3. Nothing relies on GS until it is set again.
-    pub unsafe fn load(&'static self, stacks: &Stacks) {
-        for (slot, word) in self.task_state.iter().zip(task_state(stacks)) {
-            slot.store(word, Ordering::Relaxed);
-        }
-        let entries = table(wide(self.task_state.as_ptr().addr()));
+    pub(crate) unsafe fn load(&'static self, ring0: u64, interrupt: [u64; 4]) {
+        let [first, second, third, fourth] = interrupt;
+        let task_state = self.task_state.call_once(|| TaskStateSegment {
+            rsp: [ring0, 0, 0],
+            ist: [first, second, third, fourth, 0, 0, 0],
+            iomap_base: TASK_STATE_LIMIT.wrapping_add(1),
+            ..TaskStateSegment::new()
+        });
+        let entries = table(wide(core::ptr::from_ref(task_state).addr()));
         for (slot, entry) in self.table.iter().zip(entries) {
             slot.store(entry, Ordering::Relaxed);
         }
-        let pointer = TablePointer { limit: 63, base: wide(self.table.as_ptr().addr()) };
+        let pointer = DescriptorTablePointer::new(&self.table);
         // SAFETY: the table was just filled with valid entries and lives forever by (1). The code
         // and stack selectors name flat ring-0 segments in it; the return goes to the next line. The
         // task state is not busy, because its entry was just written.
@@ -111,47 +94,18 @@ impl Segments {
     }
 }
 
-/// What `lgdt` and `lidt` take.
-#[derive(Debug, Clone, Copy, Default)]
-#[repr(C, packed(2))]
-pub(crate) struct TablePointer {
-    pub(crate) limit: u16,
-    pub(crate) base: u64,
-}
-
-/// The words of a task state (Intel SDM volume 3, 7.7): stack pointers and the port map's offset.
-fn task_state(stacks: &Stacks) -> [u32; TASK_STATE_WORDS] {
-    let [first, second, third, fourth] = stacks.interrupt.map(halves);
-    let ring0 = halves(stacks.ring0);
-    let mut words = [0; TASK_STATE_WORDS];
-    let pairs = [(1, ring0), (9, first), (11, second), (13, third), (15, fourth)];
-    for (at, pair) in pairs {
-        for (word, half) in words.iter_mut().skip(at).zip(pair) {
-            *word = half;
-        }
-    }
-    if let Some(last) = words.last_mut() {
-        *last = NO_PORT_MAP;
-    }
-    words
-}
-
-/// Lower and upper half.
-fn halves(value: u64) -> [u32; 2] {
-    let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
-    [u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h])]
-}
-
 /// The table for a task state at an address.
 pub(super) fn table(task_state: u64) -> [u64; ENTRIES] {
-    let low =
-        TASK_STATE_LIMIT | ((task_state & 0x00ff_ffff) << 16) | (0x89 << 40) | (((task_state >> 24) & 0xff) << 56);
+    let low = u64::from(TASK_STATE_LIMIT)
+        | ((task_state & 0x00ff_ffff) << 16)
+        | (0x89 << 40)
+        | (((task_state >> 24) & 0xff) << 56);
     [0, CODE_ENTRY, DATA_ENTRY, 0, DATA_ENTRY | RING3, CODE_ENTRY | RING3, low, task_state >> 32]
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Stacks, TASK_STATE_WORDS, table, task_state};
+    use super::{TASK_STATE_LIMIT, TaskStateSegment, table};
 
     #[test]
     fn descriptors_are_those_of_the_manual() {
@@ -169,17 +123,10 @@ mod tests {
     }
 
     #[test]
-    fn stacks_lie_where_the_processor_looks_for_them() {
-        let stacks = Stacks {
-            ring0: 0x1111_2222_3333_4440,
-            interrupt: [0xa_0000_0010, 0xb_0000_0020, 0xc_0000_0030, 0xd_0000_0040],
-        };
-        let words = task_state(&stacks);
-        let at = |byte: usize| u64::from(words[byte / 4]) | (u64::from(words[byte / 4 + 1]) << 32);
-        assert_eq!(at(4), stacks.ring0);
-        for (index, stack) in stacks.interrupt.iter().enumerate() {
-            assert_eq!(at(36 + 8 * index), *stack);
-        }
-        assert_eq!(words[TASK_STATE_WORDS - 1] >> 16, 104);
+    fn the_task_state_is_laid_out_as_the_processor_reads_it() {
+        assert_eq!(core::mem::offset_of!(TaskStateSegment, rsp), 4);
+        assert_eq!(core::mem::offset_of!(TaskStateSegment, ist), 36);
+        assert_eq!(core::mem::offset_of!(TaskStateSegment, iomap_base), 102);
+        assert_eq!(size_of::<TaskStateSegment>(), usize::from(TASK_STATE_LIMIT) + 1);
     }
 }

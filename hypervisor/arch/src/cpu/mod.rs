@@ -2,12 +2,26 @@
 //! ([`gdt`]), the proof that the settings hold ([`assertions`]), and single instructions as functions.
 #![expect(unsafe_code, reason = "privileged instructions have no safe form")]
 
-pub mod assertions;
-pub mod control;
+/// Reads a control or debug register; those named here can all be read without effect.
+macro_rules! read_register {
+    ($name:literal) => {{
+        let value: u64;
+        // SAFETY: reading the register has no effect; DR7.GD is never set, so it does not trap.
+        unsafe {
+            core::arch::asm!(concat!("mov {}, ", $name), out(reg) value, options(nomem, nostack, preserves_flags));
+        }
+        value
+    }};
+}
+
+pub(crate) mod assertions;
+pub(crate) mod control;
 pub mod features;
-pub mod gdt;
+pub(crate) mod gdt;
 
 use core::arch::asm;
+
+pub(crate) use read_register;
 
 /// Stops this CPU for good.
 pub fn halt() -> ! {
@@ -57,10 +71,7 @@ pub fn read_tsc_ordered() -> u64 {
 #[must_use]
 #[inline]
 pub fn fault_address() -> u64 {
-    let value: u64;
-    // SAFETY: reading CR2 has no effect.
-    unsafe { asm!("mov {}, cr2", out(reg) value, options(nomem, nostack, preserves_flags)) };
-    value
+    read_register!("cr2")
 }
 
 /// A model-specific register.
@@ -92,10 +103,7 @@ const DEBUG_STATUS_CLEAR: u64 = 0xffff_0ff0;
 #[must_use]
 #[inline]
 pub fn debug_status() -> u64 {
-    let value: u64;
-    // SAFETY: reading DR6 has no effect; DR7.GD is never set, so it does not trap.
-    unsafe { asm!("mov {}, dr6", out(reg) value, options(nomem, nostack, preserves_flags)) };
-    value
+    read_register!("dr6")
 }
 
 /// Forgets the causes of past debug exceptions; the CPU itself never does.
@@ -107,36 +115,8 @@ pub fn clear_debug_status() {
     }
 }
 
-/// Loads the four breakpoint addresses and then the control register that arms them.
-///
-/// # Safety
-/// `control` arms no breakpoint that ring 0 can hit: each armed address lies in a guest's half, and
-/// neither GD (bit 13) nor a reserved bit is set.
-#[inline]
-pub unsafe fn load_breakpoints(addresses: [u64; 4], control: u64) {
-    let [first, second, third, fourth] = addresses;
-    // SAFETY: the caller's promise. DR7 is cleared first, so no half-loaded set is armed.
-    unsafe {
-        asm!(
-            "mov dr7, {off}",
-            "mov dr0, {first}",
-            "mov dr1, {second}",
-            "mov dr2, {third}",
-            "mov dr3, {fourth}",
-            "mov dr7, {control}",
-            off = in(reg) BREAKPOINTS_OFF,
-            first = in(reg) first,
-            second = in(reg) second,
-            third = in(reg) third,
-            fourth = in(reg) fourth,
-            control = in(reg) control,
-            options(nomem, nostack, preserves_flags)
-        );
-    }
-}
-
 /// Bit 10 of DR7 is always 1; no breakpoint is armed.
-pub const BREAKPOINTS_OFF: u64 = 0x400;
+const BREAKPOINTS_OFF: u64 = 0x400;
 
 /// Turns all breakpoints off.
 #[inline]

@@ -6,9 +6,6 @@
 //! may unmap the page at any time).
 #![expect(unsafe_code, reason = "guest memory is reached by raw copies only")]
 
-use core::arch::global_asm;
-use core::mem::MaybeUninit;
-
 use hv_core::addr::Mfn;
 use hv_core::addr::convert::{index, wide};
 use protocol::layout::PAGE_SIZE;
@@ -16,11 +13,10 @@ use protocol::{GuestVirt, Status};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::Registers;
-use crate::local::offset as local;
 use crate::mmu::direct;
 
 #[cfg(target_os = "none")]
-global_asm!(
+core::arch::global_asm!(
     // Copies rdx bytes from rsi to rdi, words first; rax = bytes not copied. Called from Rust by the
     // SysV convention with GS at this CPU's block. One of the two addresses is a guest's: a page or
     // protection fault at `copy_words` or `copy_bytes` continues at `copy_fault`.
@@ -57,7 +53,7 @@ global_asm!(
     3:
         ret
     "#,
-    has_smap = const local::HAS_SMAP,
+    has_smap = const crate::local::offset::HAS_SMAP,
 );
 
 unsafe extern "C" {
@@ -70,15 +66,38 @@ unsafe extern "C" {
 
 /// Where a fault at `rip` continues, if it came from the copy routine.
 pub(crate) fn recover(registers: &mut Registers) -> bool {
-    let fixups =
-        [(&raw const copy_words, &raw const copy_words_fault), (&raw const copy_bytes, &raw const copy_bytes_fault)];
-    for (site, target) in fixups {
-        if registers.rip == wide(site.addr()) {
-            registers.rip = wide(target.addr());
-            return true;
-        }
+    let target = if registers.rip == wide((&raw const copy_words).addr()) {
+        &raw const copy_words_fault
+    } else if registers.rip == wide((&raw const copy_bytes).addr()) {
+        &raw const copy_bytes_fault
+    } else {
+        return false;
+    };
+    registers.rip = wide(target.addr());
+    true
+}
+
+/// Copies, with one of the two addresses a guest's.
+///
+/// # Errors
+/// [`Status::BadAddress`] when the guest's range is not a guest's, or a page of it is not accessible;
+/// what comes before that page is copied.
+///
+/// # Safety
+/// `length` bytes at the other address are valid for the copy, and no range of a guest.
+#[inline]
+unsafe fn transfer(guest: GuestVirt, to: *mut u8, from: *const u8, length: usize) -> Result<(), Status> {
+    if wide(length) > LONGEST || !guest.is_guest_range(wide(length)) {
+        return Err(Status::BadAddress);
     }
-    false
+    // SAFETY: C1 (a checked guest range lies outside the hypervisor, and faults in it are
+    // recovered); the other address is right by the caller's promise.
+    let left = unsafe { guest_copy(to, from, length) };
+    if left == 0 { Ok(()) } else { Err(Status::BadAddress) }
+}
+
+fn pointer(address: GuestVirt) -> *mut u8 {
+    core::ptr::with_exposed_provenance_mut(index(address.0))
 }
 
 /// Copies bytes out of the guest.
@@ -88,27 +107,19 @@ pub(crate) fn recover(registers: &mut Registers) -> bool {
 /// `into` holds unspecified guest bytes in part.
 #[inline]
 pub fn read(from: GuestVirt, into: &mut [u8]) -> Result<(), Status> {
-    check(from, into.len())?;
-    let source = core::ptr::with_exposed_provenance(index(from.0));
-    // SAFETY: C1 (a checked guest range lies outside the hypervisor, and faults in it are
-    // recovered): the destination is a live exclusive slice of that length.
-    let left = unsafe { guest_copy(into.as_mut_ptr(), source, into.len()) };
-    if left == 0 { Ok(()) } else { Err(Status::BadAddress) }
+    // SAFETY: the destination is a live exclusive slice of that length.
+    unsafe { transfer(from, into.as_mut_ptr(), pointer(from), into.len()) }
 }
 
-/// Copies bytes into the guest and tells how many did not fit before a fault.
+/// Copies bytes into the guest.
 ///
 /// # Errors
 /// [`Status::BadAddress`] when the range is not the guest's or a page of it cannot be written; the
 /// pages before it are written.
 #[inline]
 pub fn write(to: GuestVirt, from: &[u8]) -> Result<(), Status> {
-    check(to, from.len())?;
-    let target = core::ptr::with_exposed_provenance_mut(index(to.0));
-    // SAFETY: C1 (a checked guest range lies outside the hypervisor, and faults in it are
-    // recovered): the source is a live slice of that length.
-    let left = unsafe { guest_copy(target, from.as_ptr(), from.len()) };
-    if left == 0 { Ok(()) } else { Err(Status::BadAddress) }
+    // SAFETY: the source is a live slice of that length.
+    unsafe { transfer(to, pointer(to), from.as_ptr(), from.len()) }
 }
 
 /// Reads one structure into a private copy.
@@ -117,17 +128,9 @@ pub fn write(to: GuestVirt, from: &[u8]) -> Result<(), Status> {
 /// As [`read`].
 #[inline]
 pub fn read_value<T: FromBytes + IntoBytes>(from: GuestVirt) -> Result<T, Status> {
-    check(from, size_of::<T>())?;
-    let mut value = MaybeUninit::<T>::uninit();
-    let source = core::ptr::with_exposed_provenance(index(from.0));
-    // SAFETY: C1 (a checked guest range lies outside the hypervisor, and faults in it are
-    // recovered): the destination is a live place of that size.
-    let left = unsafe { guest_copy(value.as_mut_ptr().cast(), source, size_of::<T>()) };
-    if left != 0 {
-        return Err(Status::BadAddress);
-    }
-    // SAFETY: the copy filled every byte, and any bytes are a valid `T: FromBytes`.
-    Ok(unsafe { value.assume_init() })
+    let mut value = T::new_zeroed();
+    read(from, value.as_mut_bytes())?;
+    Ok(value)
 }
 
 /// Writes one structure.
@@ -146,12 +149,8 @@ pub fn write_value<T: IntoBytes + Immutable>(to: GuestVirt, value: &T) -> Result
 /// As [`read`], with part of the frame written.
 pub fn to_frame(from: GuestVirt, frame: Mfn, offset: u64, length: u64) -> Result<(), Status> {
     let (inside, length) = frame_range(frame, offset, length)?;
-    check(from, length)?;
-    let source = core::ptr::with_exposed_provenance(index(from.0));
-    // SAFETY: C1 (a checked guest range lies outside the hypervisor, and faults in it are
-    // recovered) and M1: the range lies in one frame, which belongs to a guest.
-    let left = unsafe { guest_copy(inside, source, length) };
-    if left == 0 { Ok(()) } else { Err(Status::BadAddress) }
+    // SAFETY: M1: the range lies in one frame, which belongs to a guest.
+    unsafe { transfer(from, inside, pointer(from), length) }
 }
 
 /// Copies bytes of a machine frame into the guest. Offset and length must stay within it; otherwise
@@ -161,15 +160,14 @@ pub fn to_frame(from: GuestVirt, frame: Mfn, offset: u64, length: u64) -> Result
 /// As [`write`].
 pub fn from_frame(frame: Mfn, offset: u64, to: GuestVirt, length: u64) -> Result<(), Status> {
     let (inside, length) = frame_range(frame, offset, length)?;
-    check(to, length)?;
-    let target = core::ptr::with_exposed_provenance_mut(index(to.0));
-    // SAFETY: C1 (a checked guest range lies outside the hypervisor, and faults in it are
-    // recovered) and M1: the range lies in one frame, which belongs to a guest.
-    let left = unsafe { guest_copy(target, inside.cast_const(), length) };
-    if left == 0 { Ok(()) } else { Err(Status::BadAddress) }
+    // SAFETY: M1: the range lies in one frame, which belongs to a guest.
+    unsafe { transfer(to, pointer(to), inside, length) }
 }
 
 /// The part of a frame, as a pointer and a length.
+///
+/// # Errors
+/// [`Status::InvalidArgument`] when it is not within the frame.
 fn frame_range(frame: Mfn, offset: u64, length: u64) -> Result<(*mut u8, usize), Status> {
     match offset.checked_add(length) {
         Some(end) if end <= PAGE_SIZE => Ok((direct::frame_pointer(frame).wrapping_add(index(offset)), index(length))),
@@ -179,8 +177,3 @@ fn frame_range(frame: Mfn, offset: u64, length: u64) -> Result<(*mut u8, usize),
 
 /// Most bytes of one copy, so that none takes long.
 const LONGEST: u64 = 16 * PAGE_SIZE;
-
-fn check(address: GuestVirt, length: usize) -> Result<(), Status> {
-    let length = wide(length);
-    if length <= LONGEST && address.is_guest_range(length) { Ok(()) } else { Err(Status::BadAddress) }
-}

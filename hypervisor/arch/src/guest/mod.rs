@@ -9,12 +9,25 @@ pub mod segments;
 
 pub use registers::{Registers, enter};
 
+use core::arch::asm;
+
 use hv_core::abi::native::debug::DebugRegisters;
 
-/// Loads a guest's debug registers.
-#[expect(unsafe_code, reason = "the caller of the raw load must vouch for the values")]
+use crate::cpu::disarm_breakpoints;
+
+/// Loads a guest's debug registers: the four addresses, then the control register that arms them.
+#[expect(unsafe_code, reason = "debug registers have no safe form")]
 pub fn load_breakpoints(registers: &DebugRegisters) {
+    disarm_breakpoints();
+    let [first, second, third, fourth] = registers.addresses();
     // SAFETY: a `DebugRegisters` holds only guest addresses and allowed control bits: its one
     // setter checks them (hv-core, `debug`), and breakpoints of at most 8 bytes fit their range.
-    unsafe { crate::cpu::load_breakpoints(registers.addresses(), registers.control()) }
+    // No half-loaded set is armed.
+    unsafe {
+        asm!(
+            "mov dr0, {}", "mov dr1, {}", "mov dr2, {}", "mov dr3, {}", "mov dr7, {}",
+            in(reg) first, in(reg) second, in(reg) third, in(reg) fourth, in(reg) registers.control(),
+            options(nomem, nostack, preserves_flags)
+        );
+    }
 }

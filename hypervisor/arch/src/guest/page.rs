@@ -5,9 +5,10 @@
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use hv_core::abi::native::entry::Upcalls;
 use hv_core::addr::Mfn;
 use hv_core::addr::convert::index;
-use protocol::shared::{TimePage, VcpuPage};
+use protocol::shared::VcpuPage;
 
 use crate::mmu::direct;
 
@@ -24,33 +25,28 @@ impl SharedPage {
 
     /// Sets the pending bit of a port. Returns whether that makes an upcall due: the port is not
     /// masked. `events_pending` is set then.
+    #[must_use]
     pub fn raise(self, port: u32) -> bool {
-        let (word, bit) = (index(u64::from(port / 64)) % 4, 1 << (port % 64));
-        let offset = word.wrapping_mul(8);
-        self.word(offset_of!(VcpuPage, pending).wrapping_add(offset)).fetch_or(bit, Ordering::SeqCst);
-        let masked = self.word(offset_of!(VcpuPage, masked).wrapping_add(offset)).load(Ordering::SeqCst);
-        if masked & bit == 0 {
+        let (word, bit) = place(port);
+        self.pending(word).fetch_or(bit, Ordering::SeqCst);
+        let is_open = self.masked(word).load(Ordering::SeqCst) & bit == 0;
+        if is_open {
             self.half(offset_of!(VcpuPage, events_pending)).store(1, Ordering::SeqCst);
         }
-        masked & bit == 0
+        is_open
     }
 
     /// Clears the pending bit of a port and tells whether it was set.
+    #[must_use]
     pub fn clear(self, port: u32) -> bool {
-        let (word, bit) = (index(u64::from(port / 64)) % 4, 1_u64 << (port % 64));
-        let offset = offset_of!(VcpuPage, pending).wrapping_add(word.wrapping_mul(8));
-        self.word(offset).fetch_and(!bit, Ordering::SeqCst) & bit != 0
+        let (word, bit) = place(port);
+        self.pending(word).fetch_and(!bit, Ordering::SeqCst) & bit != 0
     }
 
     /// Whether any unmasked port is pending.
     #[must_use]
     pub fn has_pending(self) -> bool {
-        (0..4_usize).any(|word| {
-            let offset = word.wrapping_mul(8);
-            let pending = self.word(offset_of!(VcpuPage, pending).wrapping_add(offset)).load(Ordering::SeqCst);
-            let masked = self.word(offset_of!(VcpuPage, masked).wrapping_add(offset)).load(Ordering::SeqCst);
-            pending & !masked != 0
-        })
+        (0..4).any(|word| self.pending(word).load(Ordering::SeqCst) & !self.masked(word).load(Ordering::SeqCst) != 0)
     }
 
     /// Whether an upcall is due now: an event came since the guest last looked, and it takes upcalls.
@@ -61,13 +57,14 @@ impl SharedPage {
             && self.half(offset_of!(VcpuPage, events_masked)).load(Ordering::Relaxed) == 0
     }
 
-    /// Sets the event mask and tells whether it was set.
+    /// Sets the event mask and tells what it was.
+    #[expect(clippy::must_use_candidate, reason = "most callers want only the effect")]
     #[inline(always)]
-    pub fn replace_mask(self, masked: bool) -> bool {
+    pub fn replace_mask(self, to: Upcalls) -> Upcalls {
         let mask = self.half(offset_of!(VcpuPage, events_masked));
-        let before = mask.load(Ordering::Relaxed) != 0;
-        mask.store(u32::from(masked), Ordering::SeqCst);
-        before
+        let before = mask.load(Ordering::Relaxed);
+        mask.store(u32::from(to == Upcalls::Masked), Ordering::SeqCst);
+        if before == 0 { Upcalls::Open } else { Upcalls::Masked }
     }
 
     /// The stack for entries from user mode, unchecked.
@@ -89,6 +86,14 @@ impl SharedPage {
         self.word(offset_of!(VcpuPage, switches)).store(switches, Ordering::Relaxed);
     }
 
+    fn pending(self, word: usize) -> &'static AtomicU64 {
+        self.word(offset_of!(VcpuPage, pending).wrapping_add(word.wrapping_mul(8)))
+    }
+
+    fn masked(self, word: usize) -> &'static AtomicU64 {
+        self.word(offset_of!(VcpuPage, masked).wrapping_add(word.wrapping_mul(8)))
+    }
+
     #[inline(always)]
     fn word(self, offset: usize) -> &'static AtomicU64 {
         let pointer = direct::frame_pointer(self.0).wrapping_add(offset).cast::<u64>();
@@ -106,4 +111,24 @@ impl SharedPage {
     }
 }
 
-const _: () = assert!(size_of::<VcpuPage>() <= 4096 && size_of::<TimePage>() <= 4096);
+/// Where a port's bit stands: which of the four words, and the bit as a mask. Numbers beyond the table
+/// wrap; a port of the table never does.
+fn place(port: u32) -> (usize, u64) {
+    (index(u64::from(port / 64 % 4)), 1_u64.wrapping_shl(port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::place;
+
+    #[test]
+    fn every_port_has_a_bit_of_its_own() {
+        let mut all: Vec<_> = (0..protocol::layout::limit::PORTS).map(place).collect();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 256);
+        assert!(all.iter().all(|(word, mask)| *word < 4 && mask.is_power_of_two()));
+        assert_eq!(place(65), (1, 2));
+        assert_eq!(place(256), place(0));
+    }
+}

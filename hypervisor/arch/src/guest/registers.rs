@@ -1,13 +1,13 @@
 //! The registers of a guest while ring 0 runs: a frame on the CPU's stack.
 #![expect(unsafe_code, reason = "entering a guest replaces the stack pointer")]
 
-use core::arch::global_asm;
+use core::arch::asm;
 
 use protocol::layout::{CODE_SELECTOR, STACK_SELECTOR};
 
 /// What entry code pushes, lowest address first. The last five words are the processor's own frame
 /// (Intel SDM volume 3, 6.14.2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, zerocopy::FromBytes)]
 #[repr(C)]
 #[expect(missing_docs, reason = "registers bear their names")]
 pub struct Registers {
@@ -37,8 +37,6 @@ pub struct Registers {
     pub ss: u64,
 }
 
-const _: () = assert!(size_of::<Registers>() == 176);
-
 impl Registers {
     /// [`Registers::vector`] of an entry by `syscall`.
     pub const SYSCALL: u64 = 256;
@@ -60,30 +58,8 @@ impl Registers {
     }
 
     /// All zero: what a register holds before a guest sets it.
-    pub const ZERO: Registers = Registers {
-        r15: 0,
-        r14: 0,
-        r13: 0,
-        r12: 0,
-        rbp: 0,
-        rbx: 0,
-        r9: 0,
-        r8: 0,
-        r10: 0,
-        rdx: 0,
-        rsi: 0,
-        rdi: 0,
-        r11: 0,
-        rcx: 0,
-        rax: 0,
-        vector: 0,
-        error_code: 0,
-        rip: 0,
-        cs: 0,
-        rflags: 0,
-        rsp: 0,
-        ss: 0,
-    };
+    #[expect(clippy::disallowed_methods, reason = "this is the way through zerocopy")]
+    pub const ZERO: Registers = zerocopy::transmute!([0_u64; 22]);
 
     /// The call arguments in their order.
     #[must_use]
@@ -101,21 +77,14 @@ pub fn enter(registers: &Registers) -> ! {
     copy.cs = u64::from(CODE_SELECTOR);
     copy.ss = u64::from(STACK_SELECTOR);
     // SAFETY: G1 (whatever registers a guest has, ring 3 confines them): the frame is a whole
-    // `Registers` with ring-3 selectors, and the routine leaves this stack for good.
-    unsafe { guest_enter(&raw const copy) }
+    // `Registers` with ring-3 selectors, on this CPU's own stack, and the routine leaves this stack
+    // for good after it has taken the frame.
+    unsafe {
+        asm!("mov rsp, {}", "jmp {}", in(reg) &raw const copy, sym trap_exit, options(noreturn));
+    }
 }
 
 unsafe extern "C" {
-    /// Loads all registers from the frame and returns to ring 3.
-    fn guest_enter(frame: *const Registers) -> !;
+    /// The way out for every entry: loads all registers from the frame at rsp.
+    fn trap_exit() -> !;
 }
-
-#[cfg(target_os = "none")]
-global_asm!(
-    // Entry: rdi = frame. Uses the frame's memory as stack until the last instruction, which
-    // `enter` copied to this CPU's own stack. Does not return.
-    ".global guest_enter",
-    "guest_enter:",
-    "mov rsp, rdi",
-    "jmp trap_exit",
-);

@@ -1,5 +1,5 @@
 //! Segment selectors and bases of the guest that is loaded. While ring 0 runs, the guest's GS base
-//! waits in the KERNEL_GS_BASE register.
+//! waits in the `KERNEL_GS_BASE` register.
 #![expect(unsafe_code, reason = "segment registers have no safe form")]
 
 use core::arch::asm;
@@ -61,9 +61,8 @@ pub fn fs_base() -> u64 {
 /// Sets the FS base, made canonical, since the register faults otherwise.
 #[inline(always)]
 pub fn set_fs_base(base: u64) {
-    let canonical = canonical(base);
     // SAFETY: a canonical base, which ring 0 does not use.
-    unsafe { write_msr(x86::msr::IA32_FS_BASE, canonical) }
+    unsafe { write_msr(x86::msr::IA32_FS_BASE, canonical(base)) }
 }
 
 /// The guest's GS base.
@@ -77,9 +76,8 @@ pub fn guest_gs_base() -> u64 {
 /// Sets the guest's GS base, made canonical, since the register faults otherwise.
 #[inline(always)]
 pub fn set_guest_gs_base(base: u64) {
-    let canonical = canonical(base);
     // SAFETY: a canonical base, which ring 0 does not use.
-    unsafe { write_msr(x86::msr::IA32_KERNEL_GSBASE, canonical) }
+    unsafe { write_msr(x86::msr::IA32_KERNEL_GSBASE, canonical(base)) }
 }
 
 /// The address with bits 48 to 63 like bit 47.

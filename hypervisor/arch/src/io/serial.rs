@@ -2,30 +2,13 @@
 //!
 //! Sending and receiving never wait. Who must not lose a byte at any price (a panic) uses
 //! [`EmergencyWriter`].
-#![expect(unsafe_code, reason = "naming a port is a promise about its device")]
 
 use core::fmt;
 
-use super::port::Port;
+use super::port::com1::{DATA, FIFO_CONTROL, INTERRUPT_ENABLE, LINE_CONTROL, LINE_STATUS, MODEM_CONTROL};
 
 /// The interrupt line of COM1 on the ISA bus.
 pub const ISA_LINE: u8 = 4;
-
-const BASE: u16 = 0x3f8;
-
-/// A register of the device by its offset.
-const fn register(offset: u16) -> Port {
-    // SAFETY: COM1's eight ports belong to a device that cannot reach memory, and where there is no
-    // such device nothing answers.
-    unsafe { Port::new(BASE.wrapping_add(offset)) }
-}
-
-const DATA: Port = register(0);
-const INTERRUPT_ENABLE: Port = register(1);
-const FIFO_CONTROL: Port = register(2);
-const LINE_CONTROL: Port = register(3);
-const MODEM_CONTROL: Port = register(4);
-const LINE_STATUS: Port = register(5);
 
 /// Bits of the line status.
 const RECEIVED: u8 = 1 << 0;

@@ -2,16 +2,15 @@
 #![expect(unsafe_code, reason = "device registers have no safe form")]
 
 use hv_core::addr::Phys;
-use hv_core::addr::convert::index;
 use hv_core::firmware::{IoApic, Line, Topology};
 
-use crate::mmu::direct::BASE as DIRECT_MAP;
+use crate::mmu::direct;
 
 /// Register numbers: version, and the first of two per line.
 const VERSION: u32 = 1;
 const FIRST_ENTRY: u32 = 0x10;
-/// Offset of the data window from the register selector.
-const WINDOW: u64 = 0x10;
+/// The data window lies so many words behind the register selector.
+const WINDOW: usize = 4;
 /// Bits of an entry.
 const MASKED: u32 = 1 << 16;
 const LEVEL: u32 = 1 << 15;
@@ -56,25 +55,21 @@ fn write_entry(controller: Phys, line: u32, low: u32, high: u32) {
     write(controller, number, low);
 }
 
-/// The selector and the data window.
-fn registers(controller: Phys) -> [*mut u32; 2] {
-    let selector = DIRECT_MAP.wrapping_add(controller.0);
-    [selector, selector.wrapping_add(WINDOW)].map(|address| core::ptr::with_exposed_provenance_mut(index(address)))
-}
-
-fn read(controller: Phys, number: u32) -> u32 {
-    let [selector, window] = registers(controller);
+/// The data window, with a register selected.
+fn window(controller: Phys, number: u32) -> *mut u32 {
+    let selector: *mut u32 = direct::pointer(controller).cast();
     // SAFETY: A2 (firmware's topology names real controllers, and every root maps them uncached in
     // the hypervisor's half): device memory that no Rust value overlaps.
     unsafe { selector.write_volatile(number) };
-    // SAFETY: as above.
-    unsafe { window.read_volatile() }
+    selector.wrapping_add(WINDOW)
+}
+
+fn read(controller: Phys, number: u32) -> u32 {
+    // SAFETY: A2, as in `window`.
+    unsafe { window(controller, number).read_volatile() }
 }
 
 fn write(controller: Phys, number: u32, value: u32) {
-    let [selector, window] = registers(controller);
-    // SAFETY: A2, as in `read`.
-    unsafe { selector.write_volatile(number) };
-    // SAFETY: A2, as in `read`. Entries lead to vectors that have handlers.
-    unsafe { window.write_volatile(value) };
+    // SAFETY: A2, as in `window`. Entries lead to vectors that have handlers.
+    unsafe { window(controller, number).write_volatile(value) }
 }

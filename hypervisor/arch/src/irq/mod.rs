@@ -6,7 +6,7 @@ pub mod local_apic;
 pub mod pic;
 pub mod timer;
 
-pub use local_apic::{acknowledge, send, send_nmi};
+pub use local_apic::{acknowledge, send};
 
 /// Which vector means what. The upper four bits are the priority.
 pub mod vector {

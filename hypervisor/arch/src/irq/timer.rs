@@ -7,9 +7,11 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use x86::msr::IA32_TSC_DEADLINE;
+use x86::msr::{
+    IA32_TSC_DEADLINE, IA32_X2APIC_CUR_COUNT, IA32_X2APIC_DIV_CONF, IA32_X2APIC_INIT_COUNT, IA32_X2APIC_LVT_TIMER,
+};
 
-use super::local_apic::{MASKED, read, register, write};
+use super::local_apic::{MASKED, read, write};
 use super::vector;
 use crate::cpu::features::Features;
 use crate::cpu::{read_tsc, write_msr};
@@ -30,8 +32,8 @@ pub fn start(features: Features, clock: &Clock) {
     let ratio = if by_deadline { 0 } else { ratio(clock.apic_hz, clock.tsc_hz) };
     COUNTS_PER_TICK.store(ratio, Ordering::Relaxed);
     let mode = if by_deadline { DEADLINE_MODE } else { 0 };
-    write(register::DIVIDE, DIVIDE_BY_1);
-    write(register::TIMER, mode | u32::from(vector::TIMER));
+    write(IA32_X2APIC_DIV_CONF, DIVIDE_BY_1);
+    write(IA32_X2APIC_LVT_TIMER, mode | u32::from(vector::TIMER));
     // SAFETY: no effect but order: the mode must be in force before a deadline is written (Intel SDM
     // volume 3, 10.5.4.1).
     unsafe { core::arch::x86_64::_mm_mfence() };
@@ -44,7 +46,7 @@ pub fn start(features: Features, clock: &Clock) {
 pub fn arm(deadline: u64) {
     match COUNTS_PER_TICK.load(Ordering::Relaxed) {
         0 => write_deadline(deadline.max(1)),
-        ratio => write(register::INITIAL_COUNT, count(deadline.saturating_sub(read_tsc()), ratio)),
+        ratio => write(IA32_X2APIC_INIT_COUNT, count(deadline.saturating_sub(read_tsc()), ratio)),
     }
 }
 
@@ -53,7 +55,7 @@ pub fn arm(deadline: u64) {
 pub fn disarm() {
     match COUNTS_PER_TICK.load(Ordering::Relaxed) {
         0 => write_deadline(0),
-        _ => write(register::INITIAL_COUNT, 0),
+        _ => write(IA32_X2APIC_INIT_COUNT, 0),
     }
 }
 
@@ -65,20 +67,20 @@ fn write_deadline(value: u64) {
 
 /// Lets the counter run down silently from its greatest value, to measure its speed.
 pub(crate) fn start_measuring() {
-    write(register::DIVIDE, DIVIDE_BY_1);
-    write(register::TIMER, MASKED | u32::from(vector::TIMER));
-    write(register::INITIAL_COUNT, u32::MAX);
+    write(IA32_X2APIC_DIV_CONF, DIVIDE_BY_1);
+    write(IA32_X2APIC_LVT_TIMER, MASKED | u32::from(vector::TIMER));
+    write(IA32_X2APIC_INIT_COUNT, u32::MAX);
 }
 
 /// Ends measuring.
 pub(crate) fn stop_measuring() {
-    write(register::INITIAL_COUNT, 0);
+    write(IA32_X2APIC_INIT_COUNT, 0);
 }
 
 /// Counts since [`start_measuring`].
 #[inline]
 pub(crate) fn measured() -> u32 {
-    u32::MAX.wrapping_sub(read(register::CURRENT_COUNT))
+    u32::MAX.wrapping_sub(read(IA32_X2APIC_CUR_COUNT))
 }
 
 /// Counts per tick in units of 2^-32, at least 1.

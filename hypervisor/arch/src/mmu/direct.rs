@@ -106,13 +106,3 @@ fn fill_frame(frame: Mfn, offset: usize, bytes: &[u8]) {
     // Rust objects never lie in frames that are given to guests or used as tables (M3).
     unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), target, length) }
 }
-
-/// Copies bytes out of a frame; what lies beyond its end is left as it was.
-pub fn read_frame(frame: Mfn, offset: usize, into: &mut [u8]) {
-    let room = index(PAGE_SIZE).saturating_sub(offset);
-    let length = into.len().min(room);
-    let source = frame_pointer(frame).wrapping_add(offset);
-    // SAFETY: M1 (the direct map covers every frame of RAM): `length` bytes lie behind `offset`. A
-    // guest may write them meanwhile: the copy then holds a mixture, which is still only bytes.
-    unsafe { core::ptr::copy_nonoverlapping(source.cast_const(), into.as_mut_ptr(), length) }
-}

@@ -30,12 +30,7 @@ pub fn load_root(root: Mfn) {
 /// The root that is loaded.
 #[must_use]
 pub fn root() -> Mfn {
-    let value: u64;
-    // SAFETY: reading CR3 changes nothing.
-    unsafe {
-        asm!("mov {}, cr3", out(reg) value, options(nomem, nostack, preserves_flags));
-    }
-    Mfn::containing(Phys(value))
+    Mfn::containing(Phys(cpu::read_register!("cr3")))
 }
 
 /// Forgets the translation of one page on this CPU.

@@ -23,12 +23,6 @@ const DEVICES: Range<u64> = 0xfec0_0000..0xff00_0000;
 /// The direct map covers at least this much, for firmware tables and devices.
 const LOW_MEMORY: u64 = 1 << 32;
 
-/// The parts of the image, in physical addresses, and their rights.
-fn parts(image: &Image) -> [(Range<u64>, u64); 3] {
-    let range = |part: &Range<Phys>| part.start.0..part.end.0;
-    [(range(&image.text), 0), (range(&image.rodata), NO_EXECUTE), (range(&image.data), NO_EXECUTE | WRITABLE)]
-}
-
 /// Builds the tables. `memory_end` is the first address behind all RAM; `frame` supplies frames below
 /// 4 GiB, which the start-up tables map.
 ///
@@ -40,21 +34,18 @@ pub fn build(image: &Image, memory_end: Phys, frame: &mut dyn FnMut() -> Mfn) ->
         new
     };
     let root = table();
-    for (range, rights) in parts(image) {
-        let mut physical = range.start;
-        while physical < range.end {
+    let Image { text, rodata, data, end, .. } = image;
+    for (start, end, rights) in [(text, rodata, 0), (rodata, data, NO_EXECUTE), (data, end, NO_EXECUTE | WRITABLE)] {
+        for physical in (start.0..end.0).step_by(index(PAGE_SIZE)) {
             let at = IMAGE_BASE.wrapping_add(physical);
             let is_guard = physical == image.stack_guard.0 || local::stack_guards().any(|guard| guard == at);
             if !is_guard {
                 map(root, at, physical | PRESENT | GLOBAL | rights, 1, &mut table);
             }
-            physical = physical.wrapping_add(PAGE_SIZE);
         }
     }
-    let mut at = 0;
-    while at < memory_end.0.max(LOW_MEMORY) {
+    for at in (0..memory_end.0.max(LOW_MEMORY)).step_by(index(LARGE_PAGE_SIZE)) {
         map_direct(image, root, at, &mut table);
-        at = at.wrapping_add(LARGE_PAGE_SIZE);
     }
     root
 }
@@ -63,7 +54,7 @@ pub fn build(image: &Image, memory_end: Phys, frame: &mut dyn FnMut() -> Mfn) ->
 /// they cannot be written through it either.
 fn map_direct(image: &Image, root: Mfn, at: u64, table: &mut dyn FnMut() -> Mfn) {
     let rights = PRESENT | WRITABLE | GLOBAL | NO_EXECUTE | if DEVICES.contains(&at) { UNCACHED } else { 0 };
-    let fixed = image.text.start.0..image.rodata.end.0;
+    let fixed = image.text.0..image.data.0;
     let address = direct::BASE.wrapping_add(at);
     if fixed.start >= at.wrapping_add(LARGE_PAGE_SIZE) || fixed.end <= at {
         map(root, address, at | rights | LARGE, 2, table);

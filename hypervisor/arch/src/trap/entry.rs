@@ -5,51 +5,30 @@
 //! ring 0 happens only while waiting for an interrupt, in a guarded copy, or on an interrupt stack.
 #![expect(unsafe_code, reason = "entry code is assembly; loading tables has no safe form")]
 
-use core::arch::{asm, global_asm};
-use core::mem::offset_of;
-
 use hv_core::addr::convert::wide;
+use x86::dtables::{DescriptorTablePointer, lidt};
 
-use super::descriptors::{Gate, ring_of, stack};
-use crate::guest::Registers;
-use crate::local::{INTERRUPT_STACK_BYTES, offset};
+use super::descriptors::{Gate, ring_of, stack_of};
 
 #[cfg(target_os = "none")]
-global_asm!(
+core::arch::global_asm!(
     r#"
     .macro SAVE_GENERAL
-        push rax
-        push rcx
-        push r11
-        push rdi
-        push rsi
-        push rdx
-        push r10
-        push r8
-        push r9
-        push rbx
-        push rbp
-        push r12
-        push r13
-        push r14
-        push r15
+        .irp register, rax, rcx, r11, rdi, rsi, rdx, r10, r8, r9, rbx, rbp, r12, r13, r14, r15
+            push \register
+        .endr
     .endm
     .macro LOAD_GENERAL
-        pop r15
-        pop r14
-        pop r13
-        pop r12
-        pop rbp
-        pop rbx
-        pop r9
-        pop r8
-        pop r10
-        pop rdx
-        pop rsi
-        pop rdi
-        pop r11
-        pop rcx
-        pop rax
+        .irp register, r15, r14, r13, r12, rbp, rbx, r9, r8, r10, rdx, rsi, rdi, r11, rcx, rax
+            pop \register
+        .endr
+    .endm
+    .macro ENTER_FROM_RING3
+        swapgs
+        cmp dword ptr gs:[{has_smap}], 0
+        je 9f
+        clac
+    9:
     .endm
 
     # `syscall` from ring 3. The processor put rip in rcx and the flags in r11, and FMASK cleared
@@ -85,33 +64,27 @@ global_asm!(
         swapgs
         sysretq
     1:
+        swapgs
+    # The way back into ring 0, and the last step to ring 3.
+    trap_return:
         LOAD_GENERAL
         add rsp, 16
-        swapgs
         iretq
 
     # All vectors without a stack of their own. The stub pushed an error code (or 0) and the vector.
     .balign 64
     trap_common:
         SAVE_GENERAL
-        test byte ptr [rsp + {cs_offset}], 3
-        jz 2f
-        swapgs
-        cmp dword ptr gs:[{has_smap}], 0
-        je 3f
-        clac
-    3:
         cld
         mov rdi, rsp
+        test byte ptr [rsp + {cs_offset}], 3
+        jz 2f
+        ENTER_FROM_RING3
         call hv_on_trap
         jmp trap_exit
     2:  # Ring 0 itself: GS is right already.
-        cld
-        mov rdi, rsp
         call trap_in_ring0
-        LOAD_GENERAL
-        add rsp, 16
-        iretq
+        jmp trap_return
 
     # Vectors on interrupt stacks: they can hit any instruction of ring 0, also before `swapgs`.
     .balign 64
@@ -121,11 +94,7 @@ global_asm!(
         test byte ptr [rsp + {cs_offset}], 3
         jz 4f
         # From ring 3 the ordinary stack is empty: move the frame there and go on as usual.
-        swapgs
-        cmp dword ptr gs:[{has_smap}], 0
-        je 5f
-        clac
-    5:
+        ENTER_FROM_RING3
         mov rsi, rsp
         mov rsp, gs:[{stack_top}]
         sub rsp, {frame_bytes}
@@ -152,9 +121,7 @@ global_asm!(
         mov eax, r12d
         mov edx, r13d
         wrmsr
-        LOAD_GENERAL
-        add rsp, 16
-        iretq
+        jmp trap_return
 
     # One stub a vector, 16 bytes apart.
     .global trap_stubs
@@ -163,8 +130,7 @@ global_asm!(
     .set trap_vector, 0
     .rept 256
         .balign 16
-        .if (trap_vector == 8) || ((trap_vector >= 10) && (trap_vector <= 14)) || (trap_vector == 17) || (trap_vector == 21) || (trap_vector == 29) || (trap_vector == 30)
-        .else
+        .if !((trap_vector == 8) || ((trap_vector >= 10) && (trap_vector <= 14)) || (trap_vector == 17) || (trap_vector == 21) || (trap_vector == 29) || (trap_vector == 30))
             push 0
         .endif
         push trap_vector
@@ -176,18 +142,18 @@ global_asm!(
         .set trap_vector, trap_vector + 1
     .endr
     "#,
-    guest_stack = const offset::GUEST_STACK,
-    stack_top = const offset::STACK_TOP,
-    has_smap = const offset::HAS_SMAP,
+    guest_stack = const crate::local::offset::GUEST_STACK,
+    stack_top = const crate::local::offset::STACK_TOP,
+    has_smap = const crate::local::offset::HAS_SMAP,
     stack_selector = const protocol::layout::STACK_SELECTOR,
     code_selector = const protocol::layout::CODE_SELECTOR,
-    syscall = const Registers::SYSCALL,
-    vector_offset = const offset_of!(Registers, vector),
-    cs_offset = const offset_of!(Registers, cs),
-    frame_bytes = const size_of::<Registers>(),
-    frame_words = const size_of::<Registers>() / 8,
+    syscall = const crate::guest::Registers::SYSCALL,
+    vector_offset = const core::mem::offset_of!(crate::guest::Registers, vector),
+    cs_offset = const core::mem::offset_of!(crate::guest::Registers, cs),
+    frame_bytes = const size_of::<crate::guest::Registers>(),
+    frame_words = const size_of::<crate::guest::Registers>() / 8,
     gs_base_msr = const x86::msr::IA32_GS_BASE,
-    interrupt_stack_mask = const INTERRUPT_STACK_BYTES - 1,
+    interrupt_stack_mask = const crate::local::INTERRUPT_STACK_BYTES - 1,
 );
 
 /// Bytes between two stubs.
@@ -210,24 +176,13 @@ pub(crate) fn load() -> &'static [Gate; 256] {
         core::array::from_fn(|index| {
             let vector = u8::try_from(index).unwrap_or(0);
             let handler = first.wrapping_add(u64::from(vector).wrapping_mul(STUB_BYTES));
-            Gate::new(handler, stack::of(vector), ring_of(vector))
+            Gate::new(handler, stack_of(vector), ring_of(vector))
         })
     });
-    let pointer = TablePointer { limit: 4095, base: wide(core::ptr::from_ref(table).addr()) };
     // SAFETY: T1 (every gate leads to a stub of this file): the table is static and never changes
-    // again, and the pointer has the layout that the instruction reads.
-    unsafe {
-        asm!("lidt [{}]", in(reg) &raw const pointer, options(readonly, nostack, preserves_flags));
-    }
+    // again.
+    unsafe { lidt(&DescriptorTablePointer::new(table)) };
     table
-}
-
-/// Operand of LIDT.
-#[derive(Debug)]
-#[repr(C, packed)]
-struct TablePointer {
-    limit: u16,
-    base: u64,
 }
 
 /// The address for the system-call MSR.

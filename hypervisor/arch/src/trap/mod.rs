@@ -1,12 +1,11 @@
 //! Entry into ring 0 and exit from it: interrupt descriptors, the stubs of all vectors, the system
 //! call entry, and what may happen inside ring 0 itself.
 
-pub mod descriptors;
+pub(crate) mod descriptors;
 mod entry;
 mod ring0;
 
 pub(crate) use entry::{load, system_call_entry};
-pub use ring0::nmi_count;
 
 /// Exports the two functions that entry code calls: `on_system_call` and `on_trap` get the guest's
 /// registers, and what they leave in them is what the guest goes on with; `on_interrupt` gets the

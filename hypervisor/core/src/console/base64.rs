@@ -2,22 +2,15 @@
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-/// Characters that encode so many bytes.
-pub(super) const fn encoded_length(bytes: usize) -> usize {
-    bytes.div_ceil(3).saturating_mul(4)
-}
-
-/// Encodes bytes, handing each character to `put`.
-pub(super) fn encode(bytes: impl Iterator<Item = u8>, mut put: impl FnMut(u8)) {
-    let mut bytes = bytes;
-    while let Some(first) = bytes.next() {
-        let (second, third) = (bytes.next(), bytes.next());
-        let group = u32::from_be_bytes([0, first, second.unwrap_or(0), third.unwrap_or(0)]);
-        put(character(group >> 18));
-        put(character(group >> 12));
-        put(second.map_or(b'=', |_| character(group >> 6)));
-        put(third.map_or(b'=', |_| character(group)));
-    }
+/// The characters that encode these bytes.
+pub(super) fn encode(bytes: &[u8]) -> impl Iterator<Item = u8> + Clone {
+    bytes.chunks(3).flat_map(|group| {
+        let at = |place| group.get(place).copied();
+        let bits = u32::from_be_bytes([0, at(0).unwrap_or(0), at(1).unwrap_or(0), at(2).unwrap_or(0)]);
+        let third = at(1).map_or(b'=', |_| character(bits >> 6));
+        let fourth = at(2).map_or(b'=', |_| character(bits));
+        [character(bits >> 18), character(bits >> 12), third, fourth]
+    })
 }
 
 fn character(sextet: u32) -> u8 {

@@ -1,157 +1,226 @@
-//! The console of one VM: its name, its incomplete line, its share of the transmit room, its input.
+//! The console of one VM: its name, its incomplete line, its input; and which of its bytes reach the
+//! terminal.
+//!
+//! A guest must be able neither to draw over the prefix of its line, nor to end the line without a
+//! newline, nor to send the terminal a command other than a colour. So: printable ASCII, tab and
+//! newline pass; backspace passes as often as ASCII was printed before it in the line; `ESC [ ... m`
+//! with digits and semicolons passes whole; well-formed UTF-8 passes except the C1 controls (U+0080
+//! to U+009F, which 8-bit terminals obey). Carriage return disappears, so that "\r\n" is a newline.
+//! Anything else becomes `?`.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 
 use protocol::layout::limit;
 
-use super::ring::{ByteRing, HEADER, Kind, UnitRing};
-use super::sanitise::{LONGEST, Output, Sanitiser};
+use super::queue::{HEADER, Queue};
 use crate::addr::convert::index;
 
-/// Bytes that one VM's output can wait in.
-const RING: usize = 8192;
-/// Bytes of a line; a longer one is cut.
+/// Bytes of one VM that wait to go out, not counting its last line.
+pub(super) const BUDGET: usize = 4096;
+/// Bytes after which a line is cut, with its prefix.
 const LINE: usize = 256;
+/// Longest colour sequence that passes.
+const LONGEST: usize = 16;
 /// Bytes typed for a VM that wait at most; later ones are lost.
 const INPUT: usize = 256;
-/// Bytes of `[name] `.
-const PREFIX: usize = 34;
-const _: () = assert!(PREFIX == 31 + 3 && limit::NAME == 31);
-/// Puts colours back to the default.
-pub(super) const RESET: &[u8] = b"\x1b[0m";
-/// Bytes of the longest line as a unit. So many stay free while the VM lives, for its last line.
-const LONGEST_UNIT: usize = HEADER + PREFIX + LINE + RESET.len() + 1;
+/// What ends a line, and first puts colours back to the default.
+const END: &[u8] = b"\x1b[0m\r\n";
+/// What one VM takes of the queue. One more line than its budget, so that its last words fit.
+pub(super) const ROOM: usize = BUDGET + HEADER + LINE + LONGEST + END.len();
+
+/// What is expected next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Ground,
+    Escape,
+    Parameters,
+    /// So many more bytes of a UTF-8 character.
+    Character(u8),
+}
 
 /// One VM's console.
 #[derive(Debug)]
 pub(super) struct Stream {
-    /// `[name] `.
-    pub(super) prefix: ByteRing,
-    line: ByteRing,
-    /// Lines that were completed before it.
-    lines: u64,
-    sanitiser: Sanitiser,
-    pub(super) ring: UnitRing,
-    pub(super) input: ByteRing,
+    /// Its number in the queue.
+    pub(super) origin: u16,
+    /// `[name] `, the incomplete line, and the beginning of a sequence that is not whole.
+    text: Vec<u8>,
+    /// Bytes of `[name] `.
+    prefix: usize,
+    /// Bytes of `text` that may be shown.
+    whole: usize,
+    state: State,
+    /// Columns of the line that a backspace may go back.
+    columns: usize,
+    /// A colour was set in the line.
+    is_styled: bool,
+    pub(super) input: VecDeque<u8>,
     pub(super) is_live: bool,
 }
 
 impl Stream {
     /// A console without a VM.
-    pub(super) fn new() -> Stream {
+    pub(super) fn new(origin: u16) -> Stream {
         Stream {
-            prefix: ByteRing::new(PREFIX),
-            line: ByteRing::new(LINE),
-            lines: 0,
-            sanitiser: Sanitiser::new(),
-            ring: UnitRing::new(RING),
-            input: ByteRing::new(INPUT),
+            origin,
+            text: Vec::with_capacity(LINE.saturating_add(LONGEST)),
+            prefix: 0,
+            whole: 0,
+            state: State::Ground,
+            columns: 0,
+            is_styled: false,
+            input: VecDeque::with_capacity(INPUT),
             is_live: false,
         }
     }
 
     /// Gives the console to a VM. Output of its predecessor still goes out.
     pub(super) fn open(&mut self, name: &str) {
-        self.prefix.clear();
-        self.prefix.push(b'[');
-        for byte in name.bytes().take(index(u64::from(limit::NAME))) {
-            self.prefix.push(if byte.is_ascii_graphic() { byte } else { b'?' });
-        }
-        self.prefix.extend(b"] ");
-        self.line.clear();
-        self.sanitiser = Sanitiser::new();
+        let graphic = |byte: u8| if byte.is_ascii_graphic() { byte } else { b'?' };
+        self.text.clear();
+        self.text.push(b'[');
+        self.text.extend(name.bytes().take(index(u64::from(limit::NAME))).map(graphic));
+        self.text.extend(b"] ");
+        self.prefix = self.text.len();
+        self.start_line();
         self.input.clear();
         self.is_live = true;
     }
 
     /// Takes the VM away, and lets its incomplete line out.
-    pub(super) fn close(&mut self) -> bool {
+    pub(super) fn close(&mut self, queue: &mut Queue) {
         self.is_live = false;
-        !self.line.is_empty() && self.flush(0)
+        if self.whole > self.prefix {
+            self.flush(queue, ROOM);
+        }
     }
 
-    /// How many lines were completed: what names the incomplete one.
-    pub(super) const fn lines(&self) -> u64 {
-        self.lines
+    /// `[name] `.
+    pub(super) fn prefix(&self) -> &str {
+        self.text.get(..self.prefix).and_then(|bytes| core::str::from_utf8(bytes).ok()).unwrap_or_default()
     }
 
     /// The incomplete line as it is shown, from a byte on; nothing when the line is empty.
     pub(super) fn partial_byte(&self, at: usize) -> Option<u8> {
-        if self.line.is_empty() {
-            return None;
-        }
-        let after = at.checked_sub(self.prefix.length());
-        after.map_or_else(|| self.prefix.get(at), |at| self.line.get(at))
+        let is_shown = self.whole > self.prefix && at < self.whole;
+        self.text.get(at).copied().filter(|_| is_shown)
     }
 
-    /// Takes bytes; how many were taken, and how many lines they completed.
-    pub(super) fn write(&mut self, bytes: &[u8]) -> (usize, usize) {
-        let (mut taken, mut lines) = (0_usize, 0_usize);
-        for byte in bytes {
-            if self.line.room() <= LONGEST {
-                if !self.flush(LONGEST_UNIT) {
-                    break;
-                }
-                lines = lines.saturating_add(1);
-            }
-            match self.put(*byte) {
-                Put::Inside => {}
-                Put::Completed => lines = lines.saturating_add(1),
-                Put::Full => break,
-            }
-            taken = taken.saturating_add(1);
-        }
-        (taken, lines)
+    /// Takes bytes; how many.
+    pub(super) fn write(&mut self, bytes: &[u8], queue: &mut Queue) -> usize {
+        bytes.iter().take_while(|byte| self.put(**byte, queue)).count()
     }
 
-    /// Whether a unit of so many bytes may be added.
-    pub(super) const fn has_room(&self, bytes: usize) -> bool {
-        self.ring.bytes.room() >= bytes.saturating_add(HEADER).saturating_add(LONGEST_UNIT)
+    /// Takes a typed byte, if there is room.
+    pub(super) fn receive(&mut self, byte: u8) -> bool {
+        let has_room = self.input.len() < INPUT;
+        if has_room {
+            self.input.push_back(byte);
+        }
+        has_room
     }
 
-    fn put(&mut self, byte: u8) -> Put {
-        let mut output = self.sanitiser.feed(byte);
-        if output == Output::Again {
-            self.line.extend(b"?");
-            output = self.sanitiser.feed(byte);
+    /// Takes a byte, if there is room for what it completes.
+    fn put(&mut self, byte: u8, queue: &mut Queue) -> bool {
+        if self.goes_on(byte) {
+            return true;
         }
-        match output {
-            Output::Nothing | Output::Again => Put::Inside,
-            Output::Pending(length) => {
-                self.line.extend(self.sanitiser.pending(length));
-                Put::Inside
-            }
-            Output::Byte(byte) => {
-                self.line.extend(&[byte]);
-                Put::Inside
-            }
-            Output::Newline if self.flush(LONGEST_UNIT) => Put::Completed,
-            Output::Newline => Put::Full,
+        if self.state != State::Ground {
+            self.replace();
         }
-    }
-
-    /// Makes the line a unit, if so many bytes stay free.
-    fn flush(&mut self, reserve: usize) -> bool {
-        if self.ring.bytes.room() < reserve.saturating_add(LONGEST_UNIT) {
+        let is_newline = byte == b'\n';
+        if (is_newline || self.text.len() >= LINE) && !self.flush(queue, BUDGET) {
             return false;
         }
-        self.ring.begin();
-        for byte in self.prefix.iter().chain(self.line.iter()) {
-            self.ring.bytes.push(byte);
+        if !is_newline {
+            self.begin(byte);
         }
-        if self.sanitiser.is_styled() {
-            self.ring.bytes.extend(RESET);
-        }
-        self.ring.bytes.push(b'\n');
-        self.ring.commit(Kind::Line);
-        self.line.clear();
-        self.lines = self.lines.wrapping_add(1);
-        self.sanitiser.start_line();
         true
     }
-}
 
-/// What came of one byte.
-enum Put {
-    Inside,
-    Completed,
-    Full,
+    /// Takes a byte that belongs to the sequence before it; whether it does.
+    fn goes_on(&mut self, byte: u8) -> bool {
+        let has_room = self.text.len().saturating_sub(self.whole) < LONGEST.saturating_sub(1);
+        match (self.state, byte) {
+            (State::Escape, b'[') => self.hold(byte, State::Parameters),
+            (State::Parameters, b'0'..=b'9' | b';') if has_room => self.hold(byte, State::Parameters),
+            (State::Parameters, b'm') => {
+                self.is_styled = true;
+                self.show(byte);
+            }
+            (State::Character(1), 0x80..=0xbf) => {
+                self.text.push(byte);
+                let held = self.text.get(self.whole..).and_then(|held| core::str::from_utf8(held).ok());
+                if held.is_some_and(|text| !text.contains(char::is_control)) {
+                    self.state = State::Ground;
+                    self.whole = self.text.len();
+                } else {
+                    self.replace();
+                }
+            }
+            (State::Character(left), 0x80..=0xbf) => self.hold(byte, State::Character(left.saturating_sub(1))),
+            _ => return false,
+        }
+        true
+    }
+
+    /// Takes a byte that begins something.
+    fn begin(&mut self, byte: u8) {
+        match byte {
+            b'\r' => {}
+            0x08 => {
+                if let Some(left) = self.columns.checked_sub(1) {
+                    self.columns = left;
+                    self.show(byte);
+                }
+            }
+            b'\t' | 0x20..=0x7e => {
+                self.columns = self.columns.saturating_add(1);
+                self.show(byte);
+            }
+            0x1b => self.hold(byte, State::Escape),
+            0xc2..=0xdf => self.hold(byte, State::Character(1)),
+            0xe0..=0xef => self.hold(byte, State::Character(2)),
+            0xf0..=0xf4 => self.hold(byte, State::Character(3)),
+            _ => self.show(b'?'),
+        }
+    }
+
+    /// Keeps a byte of a sequence that is not whole.
+    fn hold(&mut self, byte: u8, next: State) {
+        self.text.push(byte);
+        self.state = next;
+    }
+
+    /// Adds a byte after which the line may be shown.
+    fn show(&mut self, byte: u8) {
+        self.hold(byte, State::Ground);
+        self.whole = self.text.len();
+    }
+
+    /// Gives up a sequence.
+    fn replace(&mut self) {
+        self.text.truncate(self.whole);
+        self.show(b'?');
+    }
+
+    /// Puts the line into the queue, if its VM then has no more than so many bytes there.
+    fn flush(&mut self, queue: &mut Queue, budget: usize) -> bool {
+        let end = END.iter().skip(if self.is_styled { 0 } else { END.len().saturating_sub(2) });
+        let line = self.text.iter().take(self.whole).chain(end).copied();
+        let is_taken = queue.push(self.origin, budget, line);
+        if is_taken {
+            self.start_line();
+        }
+        is_taken
+    }
+
+    fn start_line(&mut self) {
+        self.text.truncate(self.prefix);
+        self.whole = self.prefix;
+        self.state = State::Ground;
+        self.columns = 0;
+        self.is_styled = false;
+    }
 }

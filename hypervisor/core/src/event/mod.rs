@@ -2,18 +2,14 @@
 //!
 //! The table decides; the pending bits themselves lie in the vCPU pages of the guest and are set and
 //! cleared by `hv-arch`, as the returned [`Raise`], [`Rebind`] and [`Clear`] say. A guest can write
-//! these bits too, so nothing here ever reads them back as truth: [`notify`] and [`upcall_due`] judge
-//! copies, and a lie harms only the liar.
+//! these bits too, so nothing here ever reads them back as truth: a lie harms only the liar.
 //!
 //! Invariant: a source knows its port exactly when the port knows the source. Sends to another VM
 //! take a [`Permit`].
 
-mod bits;
-
 use alloc::boxed::Box;
 use alloc::vec;
 
-pub use bits::{Notify, PortBit, bit, notify, upcall_due};
 use protocol::flags::EventSource;
 use protocol::layout::limit;
 use protocol::{Port, Status, VcpuId, VmId};

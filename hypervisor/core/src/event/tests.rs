@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use super::{ChannelEnd, Clear, Notify, PortTable, Raise, Rebind, Source, Target, bit, notify, upcall_due};
+use super::{ChannelEnd, Clear, PortTable, Raise, Rebind, Source, Target};
 use crate::policy::{Operation, Party, Permit, decide};
 use protocol::flags::EventSource;
 use protocol::label::Label;
@@ -177,32 +177,6 @@ fn a_reset_table_is_as_new() {
     let port = table.alloc(FIRST).unwrap();
     assert!(!table.bind(port, Source::ConsoleInput, FIRST).unwrap().raise);
     assert!(!table.bind(port, Source::Channel(0), FIRST).unwrap().raise);
-}
-
-#[test]
-fn every_port_has_a_bit_of_its_own() {
-    let all: BTreeSet<_> = (0..limit::PORTS).map(|port| bit(Port(port))).map(|bit| (bit.word, bit.mask)).collect();
-    assert_eq!(all.len(), 256);
-    assert!(all.iter().all(|(word, mask)| *word < 4 && mask.count_ones() == 1));
-    assert_eq!((bit(Port(65)).word, bit(Port(65)).mask), (1, 2));
-}
-
-#[test]
-fn a_vcpu_is_told_unless_the_port_is_masked_or_it_knows() {
-    let bit = bit(Port(3));
-    assert_eq!(notify(bit, 0, 0, 0), Notify::Wake);
-    assert_eq!(notify(bit, 0, 0, 1), Notify::Wake, "another port was told");
-    assert_eq!(notify(bit, 8, 0, 1), Notify::Nothing);
-    assert_eq!(notify(bit, 8, 0, 0), Notify::Wake, "it took the first news");
-    assert_eq!(notify(bit, 0, 8, 0), Notify::Nothing);
-    assert_eq!(notify(bit, 0, !8, 0), Notify::Wake);
-}
-
-#[test]
-fn an_upcall_is_due_for_any_pending_port_that_is_not_masked() {
-    assert!(!upcall_due(&[0; 4], &[0; 4]));
-    assert!(!upcall_due(&[0, 0, 6, 0], &[0, 0, 7, 0]));
-    assert!(upcall_due(&[0, 0, 0, 1 << 63], &[u64::MAX, u64::MAX, u64::MAX, 0]));
 }
 
 #[derive(Debug, Clone)]

@@ -9,6 +9,7 @@ pub mod multiboot2;
 pub mod pvh;
 
 use core::fmt;
+use core::ops::Range;
 
 pub use acpi::{IoApic, Line, Topology};
 
@@ -23,12 +24,9 @@ pub trait Physical {
     fn bytes(&self, start: Phys, length: u64) -> Option<&[u8]>;
 }
 
-/// Memory regions that are kept; more are counted in [`BootData::regions_lost`].
-pub const MAX_REGIONS: usize = 128;
-/// Bytes of the command line that are kept.
-pub const MAX_COMMAND_LINE: usize = 1024;
-/// Bytes of the loader's name that are kept.
-pub const MAX_LOADER_NAME: usize = 64;
+/// Regions that a memory map can have. A longer map is refused: what it says about reserved memory
+/// must not be lost.
+pub const MAX_REGIONS: usize = 256;
 
 /// Whether a region can be used as memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,8 +49,6 @@ pub struct Region {
 }
 
 impl Region {
-    const EMPTY: Region = Region { start: Phys(0), length: 0, kind: RegionKind::Reserved };
-
     /// The address after the last byte.
     #[must_use]
     pub const fn end(&self) -> Phys {
@@ -60,116 +56,53 @@ impl Region {
     }
 }
 
-/// A text of bounded length, cut at what does not fit and at the first byte that is not UTF-8.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Text<const N: usize> {
-    bytes: [u8; N],
-    length: usize,
-}
-
-impl<const N: usize> Text<N> {
-    /// No text.
-    pub const EMPTY: Text<N> = Text { bytes: [0; N], length: 0 };
-
-    /// Copies a text up to its first zero byte.
-    #[must_use]
-    pub fn new(source: &[u8]) -> Text<N> {
-        let mut text = Text::EMPTY;
-        let content = source.iter().take_while(|byte| **byte != 0);
-        for (slot, byte) in text.bytes.iter_mut().zip(content) {
-            *slot = *byte;
-            text.length = text.length.saturating_add(1);
-        }
-        text
-    }
-
-    /// The text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        let bytes = self.bytes.get(..self.length).unwrap_or_default();
-        match core::str::from_utf8(bytes) {
-            Ok(text) => text,
-            Err(error) => {
-                let valid = bytes.get(..error.valid_up_to()).unwrap_or_default();
-                core::str::from_utf8(valid).unwrap_or_default()
-            }
-        }
-    }
-}
-
 /// All that a boot loader says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BootData {
-    regions: [Region; MAX_REGIONS],
-    region_count: usize,
-    /// Regions that found no place.
-    pub regions_lost: usize,
+    regions: [Option<Region>; MAX_REGIONS],
     /// The first module.
     pub module: Option<Region>,
-    /// The command line.
-    pub command_line: Text<MAX_COMMAND_LINE>,
-    /// The loader's name.
-    pub loader: Text<MAX_LOADER_NAME>,
+    /// The boot protocol.
+    pub protocol: &'static str,
     /// Where the ACPI root pointer is, or may be.
     pub rsdp: Option<Phys>,
 }
 
 impl BootData {
-    fn new() -> BootData {
-        BootData {
-            regions: [Region::EMPTY; MAX_REGIONS],
-            region_count: 0,
-            regions_lost: 0,
-            module: None,
-            command_line: Text::EMPTY,
-            loader: Text::EMPTY,
-            rsdp: None,
-        }
+    fn new(protocol: &'static str) -> BootData {
+        BootData { regions: [None; MAX_REGIONS], module: None, protocol, rsdp: None }
     }
 
     /// The memory map, in the loader's order. Regions may overlap; reserved ones win.
-    #[must_use]
-    pub fn regions(&self) -> &[Region] {
-        self.regions.get(..self.region_count).unwrap_or_default()
+    pub fn regions(&self) -> impl Iterator<Item = Region> + '_ {
+        self.regions.iter().flatten().copied()
     }
 
     /// A page that can be used between the first page and 640 KiB: wholly in a usable region, in no
     /// reserved one, and not the module's.
     #[must_use]
     pub fn free_low_page(&self) -> Option<Phys> {
-        const PAGES: core::ops::Range<u64> = 1..160;
-        let is_usable = |page: &Region| {
-            let mut usable = self.regions().iter().filter(|region| region.kind == RegionKind::Usable);
-            usable.any(|region| region.start <= page.start && page.end() <= region.end())
-        };
-        let is_taken = |page: &Region| {
-            let reserved = self.regions().iter().filter(|region| region.kind == RegionKind::Reserved);
-            let mut others = reserved.chain(self.module.as_ref());
-            others.any(|region| region.start < page.end() && page.start < region.end())
-        };
-        PAGES
-            .map(|number| Region { start: Phys(number << 12), length: PAGE_SIZE, kind: RegionKind::Usable })
-            .find(|page| is_usable(page) && !is_taken(page))
-            .map(|page| page.start)
+        let of_kind = |kind| self.regions().filter(move |region| region.kind == kind);
+        (1..160).map(|number| Phys(number << 12)..Phys((number << 12).wrapping_add(PAGE_SIZE))).find_map(|page| {
+            let usable =
+                of_kind(RegionKind::Usable).any(|region| region.start <= page.start && page.end <= region.end());
+            let mut others = of_kind(RegionKind::Reserved).chain(self.module);
+            let is_taken = others.any(|region| region.start < page.end && page.start < region.end());
+            (usable && !is_taken).then_some(page.start)
+        })
     }
 
-    /// Adds a region of the memory map, cut where addresses end. An empty one says nothing.
-    fn add_region(&mut self, start: u64, length: u64, kind: RegionKind) {
-        let length = length.min(u64::MAX.wrapping_sub(start));
-        if length == 0 {
-            return;
-        }
-        match self.regions.get_mut(self.region_count) {
-            Some(slot) => {
-                *slot = Region { start: Phys(start), length, kind };
-                self.region_count = self.region_count.saturating_add(1);
-            }
-            None => self.regions_lost = self.regions_lost.saturating_add(1),
-        }
-    }
-
-    fn kind(code: u32) -> RegionKind {
-        if code == 1 { RegionKind::Usable } else { RegionKind::Reserved }
+    /// Adds an entry of the memory map, whose fields lie alike in both protocols: start, length, kind.
+    /// A region is cut where addresses end. An empty one says nothing.
+    ///
+    /// # Errors
+    /// When the entry is cut short, or there are too many.
+    fn add_region(&mut self, entry: Fields<'_>) -> Result<(), FirmwareError> {
+        let start = entry.u64(0)?;
+        let length = entry.u64(8)?.min(u64::MAX.wrapping_sub(start));
+        let kind = if entry.u32(16)? == 1 { RegionKind::Usable } else { RegionKind::Reserved };
+        let region = Region { start: Phys(start), length, kind };
+        if length == 0 || push(&mut self.regions, region) { Ok(()) } else { Err(FirmwareError::TooManyRegions) }
     }
 
     /// Checks what every boot must have told.
@@ -177,12 +110,15 @@ impl BootData {
     /// # Errors
     /// When there is no usable memory.
     fn checked(self) -> Result<BootData, FirmwareError> {
-        if self.regions().iter().any(|region| region.kind == RegionKind::Usable) {
-            Ok(self)
-        } else {
-            Err(FirmwareError::NoMemoryMap)
-        }
+        let has_memory = self.regions().any(|region| region.kind == RegionKind::Usable);
+        if has_memory { Ok(self) } else { Err(FirmwareError::NoMemoryMap) }
     }
+}
+
+/// Puts something in the first free place of a list; false when there is none.
+fn push<T>(list: &mut [Option<T>], item: T) -> bool {
+    let free = list.iter_mut().find(|slot| slot.is_none());
+    free.map(|slot| *slot = Some(item)).is_some()
 }
 
 /// Why what firmware told cannot be used.
@@ -196,6 +132,8 @@ pub enum FirmwareError {
     BadChecksum(&'static str),
     /// There is no memory map, or no usable memory in it.
     NoMemoryMap,
+    /// The memory map has more than [`MAX_REGIONS`] regions.
+    TooManyRegions,
     /// There is no ACPI table of this name.
     NoTable(&'static str),
 }
@@ -209,57 +147,53 @@ impl fmt::Display for FirmwareError {
             FirmwareError::Truncated(what) => write!(f, "the {what} is cut short"),
             FirmwareError::BadChecksum(what) => write!(f, "the {what} has a wrong checksum"),
             FirmwareError::NoMemoryMap => f.write_str("the boot loader named no usable memory"),
+            FirmwareError::TooManyRegions => write!(f, "the memory map has more than {MAX_REGIONS} regions"),
             FirmwareError::NoTable(name) => write!(f, "firmware has no {name}"),
         }
     }
 }
 
-/// Reads little-endian numbers at byte offsets.
+/// The bytes of a structure, as little-endian numbers at byte offsets. What lies beyond the end is an
+/// error that bears the structure's name.
 #[derive(Debug, Clone, Copy)]
-struct Fields<'a>(&'a [u8]);
+struct Fields<'a> {
+    bytes: &'a [u8],
+    name: &'static str,
+}
 
-impl Fields<'_> {
-    fn array<const N: usize>(self, offset: usize) -> Option<[u8; N]> {
-        self.0.get(offset..)?.first_chunk().copied()
+#[expect(clippy::missing_errors_doc, reason = "each fails when the bytes are not there, as the type says")]
+impl<'a> Fields<'a> {
+    /// The structure at an address.
+    fn at(memory: &'a dyn Physical, start: Phys, length: u64, name: &'static str) -> Result<Self, FirmwareError> {
+        let bytes = memory.bytes(start, length).unwrap_or_default();
+        Fields { bytes, name }.part(0..index(length))
     }
 
-    fn u8(self, offset: usize) -> Option<u8> {
-        self.0.get(offset).copied()
+    fn part(self, range: Range<usize>) -> Result<Self, FirmwareError> {
+        let bytes = self.bytes.get(range).ok_or(FirmwareError::Truncated(self.name))?;
+        Ok(Fields { bytes, name: self.name })
     }
 
-    fn u16(self, offset: usize) -> Option<u16> {
+    fn array<const N: usize>(self, offset: usize) -> Result<[u8; N], FirmwareError> {
+        let bytes = self.bytes.get(offset..).and_then(|rest| rest.first_chunk());
+        bytes.copied().ok_or(FirmwareError::Truncated(self.name))
+    }
+
+    fn u8(self, offset: usize) -> Result<u8, FirmwareError> {
+        self.array(offset).map(u8::from_le_bytes)
+    }
+
+    fn u16(self, offset: usize) -> Result<u16, FirmwareError> {
         self.array(offset).map(u16::from_le_bytes)
     }
 
-    fn u32(self, offset: usize) -> Option<u32> {
+    fn u32(self, offset: usize) -> Result<u32, FirmwareError> {
         self.array(offset).map(u32::from_le_bytes)
     }
 
-    fn u64(self, offset: usize) -> Option<u64> {
+    fn u64(self, offset: usize) -> Result<u64, FirmwareError> {
         self.array(offset).map(u64::from_le_bytes)
     }
-}
-
-/// The bytes there.
-///
-/// # Errors
-/// When they cannot be reached; names what they should have been.
-fn read<'a>(memory: &'a dyn Physical, start: Phys, length: u64, what: &'static str) -> Result<&'a [u8], FirmwareError> {
-    let bytes = memory.bytes(start, length).ok_or(FirmwareError::Truncated(what))?;
-    bytes.get(..index(length)).ok_or(FirmwareError::Truncated(what))
-}
-
-/// As many bytes of a text as can be read, at most `N`. Texts carry no length, and may lie near the
-/// end of what is reachable, so shorter ranges are tried too.
-fn read_text<const N: usize>(memory: &dyn Physical, start: Phys) -> Text<N> {
-    let mut length = N;
-    while length > 0 {
-        if let Some(bytes) = memory.bytes(start, crate::addr::convert::wide(length)) {
-            return Text::new(bytes);
-        }
-        length /= 2;
-    }
-    Text::EMPTY
 }
 
 #[cfg(test)]

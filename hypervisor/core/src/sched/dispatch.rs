@@ -173,7 +173,9 @@ impl Scheduler {
         if !matches!(state, RunState::Blocked) && state != RunState::Running(cpu) {
             self.broken.get_or_insert(Broken::NotOurs(key));
         }
-        self.regulate(cpu, key.vm().0, now);
+        if vm.cap.is_some() {
+            self.regulate(cpu, key.vm().0, now);
+        }
         if stops {
             self.halt(key);
         } else if state != RunState::Blocked {
@@ -197,9 +199,9 @@ impl Scheduler {
             self.broken.get_or_insert(Broken::RunsTwice(key));
             return None;
         }
+        let is_capped = vm.cap.is_some();
         vm.ready &= !ready_bit(key);
         vm.running = vm.running.saturating_add(1);
-        vm.turn = vm.turn.max(vcpu.turn);
         vcpu.state = RunState::Running(cpu);
         vcpu.last_cpu = cpu;
         let waited = now.saturating_sub(vcpu.ready_since);
@@ -208,20 +210,26 @@ impl Scheduler {
             slot.current = Some(key);
         }
         self.begin_quantum(cpu, now);
-        self.regulate(cpu, number, now);
+        if is_capped {
+            self.regulate(cpu, number, now);
+        }
         self.settle(number);
         Some(key)
     }
 
     /// Charges a quantum in advance to what runs on `cpu`.
+    #[inline]
     fn begin_quantum(&mut self, cpu: CpuId, now: u64) {
         let Some(slot) = self.cpus.get_mut(index(u64::from(cpu.0))) else {
             return;
         };
-        let vm = slot.current.map(|key| index(u64::from(key.vm().0)));
-        let Some(vm) = vm.and_then(|vm| self.vms.get_mut(vm)) else {
+        let Some(key) = slot.current else {
             return;
         };
+        let Some((vm, vcpu)) = parts(&mut self.vms, &mut self.vcpus, key) else {
+            return;
+        };
+        vm.turn = vm.turn.max(vcpu.turn);
         slot.started = now;
         slot.start_tag = vm.virtual_time;
         slot.slice = match &mut vm.cap {
@@ -284,7 +292,7 @@ impl Scheduler {
     /// Counts a vCPU whose state is ready among those to choose from.
     pub(super) fn put_back(&mut self, key: VcpuKey) {
         let number = key.vm().0;
-        if let Some(vm) = self.vms.get_mut(index(u64::from(number))) {
+        if let Some(vm) = self.vm_mut(number) {
             vm.ready |= ready_bit(key);
         }
         self.settle(number);
@@ -293,7 +301,7 @@ impl Scheduler {
     /// Takes a vCPU out of those to choose from.
     pub(super) fn unready(&mut self, key: VcpuKey) {
         let number = key.vm().0;
-        if let Some(vm) = self.vms.get_mut(index(u64::from(number))) {
+        if let Some(vm) = self.vm_mut(number) {
             vm.ready &= !ready_bit(key);
         }
         self.settle(number);
@@ -301,7 +309,7 @@ impl Scheduler {
 
     /// Brings a VM's place in the queue up to date.
     fn settle(&mut self, number: u32) {
-        let Some(vm) = self.vms.get(index(u64::from(number))) else {
+        let Some(vm) = self.vm(number) else {
             return;
         };
         if vm.waits() {
@@ -313,7 +321,7 @@ impl Scheduler {
 
     /// Holds a VM back that used up its cap, or lets it go on.
     fn regulate(&mut self, cpu: CpuId, number: u32, now: u64) {
-        let vm = self.vms.get_mut(index(u64::from(number)));
+        let vm = self.vm_mut(number);
         let Some(cap) = vm.and_then(|vm| vm.cap.as_mut()) else {
             return;
         };
@@ -331,13 +339,14 @@ impl Scheduler {
 
     /// Begins a new period of a VM's cap.
     pub(super) fn refill(&mut self, number: u32, now: u64) {
-        let vm = self.vms.get_mut(index(u64::from(number)));
+        let current = self.virtual_now;
+        let vm = self.vm_mut(number);
         if let Some(vm) = vm {
             if let Some(cap) = &mut vm.cap {
                 cap.roll(now);
                 cap.parked = false;
             }
-            let floor = self.virtual_now.wrapping_sub(vm.virtual_span(BONUS));
+            let floor = current.wrapping_sub(vm.virtual_span(BONUS));
             vm.virtual_time = later(vm.virtual_time, floor);
         }
         self.settle(number);
@@ -358,7 +367,7 @@ impl Scheduler {
 
     /// The ready vCPU of a VM that ran least.
     fn next_of(&self, number: u32) -> Option<VcpuKey> {
-        let mut rest = self.vms.get(index(u64::from(number)))?.ready;
+        let mut rest = self.vm(number)?.ready;
         let mut best: Option<(u64, VcpuKey)> = None;
         let first = VcpuKey::new(protocol::VmId(number), protocol::VcpuId(0));
         while rest != 0 {
@@ -378,14 +387,14 @@ impl Scheduler {
         let slot = self.cpu(cpu).filter(|slot| !slot.preempted)?;
         let key = slot.current?;
         let used = now.saturating_sub(slot.started);
-        let running = self.vms.get(index(u64::from(key.vm().0)))?;
+        let running = self.vm(key.vm().0)?;
         if key.vm().0 == number {
             let turn = self.vcpus.get(key.index())?.turn.saturating_add(used);
             let waiting = self.vcpus.get(self.next_of(number)?.index())?.turn;
             let lead = turn.checked_sub(waiting.saturating_add(MARGIN))?;
             return Some(running.virtual_span(lead));
         }
-        let waiting = self.vms.get(index(u64::from(number)))?;
+        let waiting = self.vm(number)?;
         let position = slot.start_tag.wrapping_add(running.virtual_span(used));
         let mark = waiting.virtual_time.wrapping_add(waiting.virtual_span(MARGIN));
         before(mark, position).then(|| position.wrapping_sub(mark))
@@ -394,7 +403,7 @@ impl Scheduler {
     /// Chooses the CPU that should pick because a vCPU became ready.
     pub(super) fn summon(&mut self, key: VcpuKey, now: u64) -> Option<CpuId> {
         let number = key.vm().0;
-        let vm = self.vms.get(index(u64::from(number)))?;
+        let vm = self.vm(number)?;
         if !vm.waits() {
             return None;
         }
@@ -460,8 +469,7 @@ impl Scheduler {
     }
 
     fn is_capped(&self, key: VcpuKey) -> bool {
-        let vm = self.vms.get(index(u64::from(key.vm().0)));
-        vm.is_some_and(|vm| vm.cap.is_some())
+        self.vm(key.vm().0).is_some_and(|vm| vm.cap.is_some())
     }
 }
 

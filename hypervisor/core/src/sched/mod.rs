@@ -204,12 +204,13 @@ impl Scheduler {
     /// # Errors
     /// `WrongState` when the number is taken or out of range.
     pub fn add_vm(&mut self, vm: VmId, vcpus: u32, weight: u32, cap_percent: u32) -> Result<(), Status> {
-        let slot = self.vms.get_mut(index(u64::from(vm.0)));
+        let current = self.virtual_now;
+        let slot = self.vm_mut(vm.0);
         let slot = slot.filter(|slot| slot.vcpus == 0);
         *slot.ok_or(Status::WrongState)? = Vm {
             vcpus: vcpus.min(limit::VCPUS),
             rate: (1_u64 << 32).checked_div(u64::from(weight.clamp(1, 65_535))).unwrap_or(1),
-            virtual_time: self.virtual_now,
+            virtual_time: current,
             cap: Cap::of_percent(cap_percent),
             ..Vm::default()
         };
@@ -243,7 +244,7 @@ impl Scheduler {
             }
         }
         self.deadlines.disarm(Purpose::Refill(vm.0));
-        if let Some(slot) = self.vms.get_mut(index(u64::from(vm.0))) {
+        if let Some(slot) = self.vm_mut(vm.0) {
             *slot = Vm::default();
         }
         Ok(())
@@ -434,14 +435,21 @@ impl Scheduler {
     }
 
     fn vcpu_count(&self, vm: VmId) -> u32 {
-        let slot = self.vms.get(index(u64::from(vm.0)));
-        slot.map_or(0, |slot| slot.vcpus)
+        self.vm(vm.0).map_or(0, |slot| slot.vcpus)
     }
 
     /// The CPU that a vCPU is on: it runs, or has just blocked and was not left yet.
     fn cpu_of(&self, key: VcpuKey) -> Option<CpuId> {
         let cpu = self.vcpus.get(key.index())?.last_cpu;
         Some(cpu).filter(|cpu| self.current(*cpu) == Some(key))
+    }
+
+    fn vm(&self, number: u32) -> Option<&Vm> {
+        self.vms.get(index(u64::from(number)))
+    }
+
+    fn vm_mut(&mut self, number: u32) -> Option<&mut Vm> {
+        self.vms.get_mut(index(u64::from(number)))
     }
 
     fn cpu(&self, cpu: CpuId) -> Option<&Cpu> {

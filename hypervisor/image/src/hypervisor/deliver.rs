@@ -1,7 +1,7 @@
 //! Entering a guest's handlers and resuming from them.
 
 use hv_arch::guest::{Registers, copy};
-use hv_core::abi::native::entry::{self, Mode};
+use hv_core::abi::native::entry::{self, Mode, Upcalls};
 use hv_core::abi::native::traps;
 use protocol::shared::{TrapFrame, vector};
 use protocol::{GuestVirt, Status};
@@ -76,7 +76,7 @@ fn enter(vcpu: &Vcpu, registers: &mut Registers, handler: u64, reason: Reason) -
         vcpu.change_mode(Mode::Kernel);
     }
     let place = entry::frame_address(from, registers.rsp, page.kernel_stack())?;
-    let was_masked = page.replace_mask(true);
+    let before = page.replace_mask(Upcalls::Masked);
     let frame = TrapFrame {
         rax: registers.rax,
         rcx: registers.rcx,
@@ -84,7 +84,7 @@ fn enter(vcpu: &Vcpu, registers: &mut Registers, handler: u64, reason: Reason) -
         rip: registers.rip,
         rflags: registers.rflags,
         rsp: registers.rsp,
-        info: entry::info(reason.vector, from, was_masked),
+        info: entry::info(reason.vector, from, before),
         error_code: reason.error_code,
         address: reason.address,
         reserved: 0,
@@ -103,7 +103,7 @@ pub(super) fn resume(vcpu: &Vcpu, registers: &mut Registers) -> Result<(), Statu
     if resume.mode == Mode::User {
         vcpu.change_mode(Mode::User);
     }
-    vcpu.page().replace_mask(resume.masked);
+    vcpu.page().replace_mask(resume.upcalls);
     registers.rax = frame.rax;
     registers.rcx = frame.rcx;
     registers.r11 = frame.r11;

@@ -13,7 +13,7 @@ use protocol::layout::PAGE_SIZE;
 /// Frames of the heap: 4 MiB. Tables for the most VMs that a system can have fit in it.
 const HEAP_FRAMES: u64 = 1024;
 /// The start-up tables map this much; all that is set aside here lies below.
-const MAPPED_AT_START: u64 = 1 << 32;
+const MAPPED_AT_START: Phys = Phys(1 << 32);
 
 /// What the rest of the start works with.
 pub(super) struct Memory {
@@ -43,73 +43,56 @@ impl Early {
 /// Sets the machine's memory up.
 pub(super) fn set_up(boot: &BootInfo) -> Memory {
     let end = usable(boot).map(|range| range.end.0).max().unwrap_or(0);
-    let largest = free_ranges(boot)
-        .filter(|range| range.end.start().0 <= MAPPED_AT_START)
-        .max_by_key(|range| range.end.0.saturating_sub(range.start.0));
-    let Some(range) = largest else {
+    let Some(range) = largest_free(boot) else {
         boot::refuse("the memory map names no usable memory below 4 GiB");
     };
     let mut early = Early { next: range.start, end: range.end };
-    let root = own::build(boot.image(), Mfn(end).start(), &mut || early.take(1));
+    let root = own::build(&boot.image, Mfn(end).start(), &mut || early.take(1));
     let heap = early.take(HEAP_FRAMES);
     let records = early.take(end.div_ceil(PAGE_SIZE / 8));
     mmu::load_root(root);
     heap::start(heap, HEAP_FRAMES);
     let frames = FrameTable::new(direct::records(records, end));
-    for free in free_ranges(boot) {
-        frames.release_range(free);
-    }
+    usable(boot).for_each(|range| frames.release_range(range));
+    in_use(boot).for_each(|range| frames.reserve(range));
     frames.reserve(range.start..early.next);
     Memory { frames, root }
 }
 
 /// Ranges of RAM as firmware says, in whole frames.
 fn usable(boot: &BootInfo) -> impl Iterator<Item = Range<Mfn>> {
-    boot.regions().iter().filter(|region| region.kind == RegionKind::Usable).map(|region| {
+    boot.data.regions().filter(|region| region.kind == RegionKind::Usable).map(|region| {
         let first = region.start.0.div_ceil(PAGE_SIZE);
         Mfn(first)..Mfn::containing(region.end())
     })
 }
 
-/// Ranges that nobody uses: RAM without low memory, the image, the module and reserved regions.
-fn free_ranges(boot: &BootInfo) -> impl Iterator<Item = Range<Mfn>> {
-    usable(boot).flat_map(move |range| Pieces { boot, rest: range })
-}
-
-/// Cuts what is in use out of a range.
-struct Pieces<'a> {
-    boot: &'a BootInfo,
-    rest: Range<Mfn>,
-}
-
-impl Iterator for Pieces<'_> {
-    type Item = Range<Mfn>;
-
-    fn next(&mut self) -> Option<Range<Mfn>> {
-        while self.rest.start < self.rest.end {
-            let start = self.rest.start;
-            // The first thing in use that touches the rest.
-            let taken = in_use(self.boot)
-                .filter(|taken| taken.end > start && taken.start < self.rest.end)
-                .min_by_key(|taken| taken.start);
-            let Some(taken) = taken else {
-                return Some(core::mem::replace(&mut self.rest, Mfn(0)..Mfn(0)));
-            };
-            self.rest.start = taken.end.max(start);
-            if taken.start > start {
-                return Some(start..taken.start);
+/// The largest range below 4 GiB that is RAM and not in use.
+fn largest_free(boot: &BootInfo) -> Option<Range<Mfn>> {
+    let mut best: Option<Range<Mfn>> = None;
+    for range in usable(boot) {
+        let end = range.end.min(Mfn::containing(MAPPED_AT_START));
+        let mut start = range.start;
+        while start < end {
+            let taken = in_use(boot).filter(|taken| taken.end > start).min_by_key(|taken| taken.start);
+            let taken = taken.unwrap_or(end..end);
+            let length = |range: &Range<Mfn>| range.end.0.saturating_sub(range.start.0);
+            let free = start..taken.start.min(end);
+            if best.as_ref().is_none_or(|best| length(&free) > length(best)) {
+                best = Some(free);
             }
+            start = taken.end.max(start.offset(1));
         }
-        None
     }
+    best
 }
 
 /// What is in use, in whole frames.
 fn in_use(boot: &BootInfo) -> impl Iterator<Item = Range<Mfn>> {
     let frames = |start: Phys, end: Phys| Mfn::containing(start)..Mfn(end.0.div_ceil(PAGE_SIZE));
-    let image = boot.image().whole();
-    let module = boot.module_region();
-    let reserved = boot.regions().iter().filter(|region| region.kind != RegionKind::Usable);
+    let image = boot.image.start..boot.image.end;
+    let module = boot.data.module;
+    let reserved = boot.data.regions().filter(|region| region.kind != RegionKind::Usable);
     [Some(Phys(0)..LOW_MEMORY_END), Some(image), module.map(|region| region.start..region.end())]
         .into_iter()
         .flatten()

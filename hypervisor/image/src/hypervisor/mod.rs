@@ -18,5 +18,5 @@ mod start;
 mod teardown;
 mod vcpu;
 
-hv_arch::entry_point!(start::main);
+hv_arch::entry_point!(start::main, start::processor);
 hv_arch::handlers!(run::on_system_call, run::on_trap, run::on_interrupt);

@@ -7,7 +7,7 @@ use hv_arch::irq::{self, vector};
 use hv_arch::mmu;
 use hv_core::addr::CpuId;
 use hv_core::event::Source;
-use hv_core::sched::{Choice, RunState, VcpuKey};
+use hv_core::sched::{RunState, VcpuKey};
 use protocol::record::exit;
 
 use super::cpu::{self, Cpu, work};
@@ -112,11 +112,7 @@ fn schedule(cpu: &'static Cpu, registers: &mut Registers) {
     let previous = cpu.current();
     // Held until the registers are saved: whoever is given the vCPU next waits for that.
     let saved = previous.map(|vcpu| vcpu.saved.lock());
-    let choice = machine().scheduler.lock().pick(cpu.id, machine().clock.now());
-    if let Some(other) = choice.interrupt {
-        interrupt(other);
-    }
-    let next = choice.vcpu.and_then(by_key);
+    let (next, timer) = choose(cpu);
     let stays = next.is_some_and(|next| previous.is_some_and(|previous| previous.index == next.index));
     if stays {
         if let Some(vcpu) = previous {
@@ -124,15 +120,15 @@ fn schedule(cpu: &'static Cpu, registers: &mut Registers) {
             vcpu.set_presence(Presence::Running(cpu.id));
         }
         cpu.ask(work::EVENTS);
-        set_timer(choice.timer);
+        set_timer(timer);
         return;
     }
     if let (Some(vcpu), Some(mut saved)) = (previous, saved) {
         leave(cpu, vcpu, &mut saved, registers);
     }
     let (next, timer) = match next {
-        Some(next) => (next, choice.timer),
-        None => idle(cpu, choice),
+        Some(next) => (next, timer),
+        None => idle(cpu, timer),
     };
     enter(cpu, next, registers);
     if let Some(previous) = previous
@@ -161,27 +157,41 @@ fn enter(cpu: &Cpu, vcpu: &'static Vcpu, registers: &mut Registers) {
     cpu.ask(work::EVENTS);
 }
 
+/// Asks the scheduler: who runs now, and when it is to be asked again.
+fn choose(cpu: &Cpu) -> (Option<&'static Vcpu>, u64) {
+    let now = machine().clock.now();
+    let mut scheduler = machine().scheduler.lock();
+    let choice = scheduler.pick(cpu.id, now);
+    let next = choice.vcpu.and_then(by_key);
+    if let (Some(vcpu), Some(key)) = (next, choice.vcpu) {
+        let usage = scheduler.usage(key, now);
+        vcpu.page().set_times(usage.run_time_ns, usage.steal_ns, usage.switches);
+    }
+    drop(scheduler);
+    if let Some(other) = choice.interrupt {
+        interrupt(other);
+    }
+    (next, choice.timer)
+}
+
 /// Waits until there is something to run.
-fn idle(cpu: &'static Cpu, first: Choice) -> (&'static Vcpu, u64) {
+fn idle(cpu: &'static Cpu, mut timer: u64) -> (&'static Vcpu, u64) {
     mmu::load_root(machine().root);
     for vm in &machine().vms {
         vm.leave(cpu.id);
     }
-    let mut choice = first;
     loop {
-        set_timer(choice.timer);
+        set_timer(timer);
         if !teardown::step() {
             end_if_all_ended();
             hv_arch::cpu::wait_for_interrupt();
         }
         cpu.take_work();
         fire_timers(cpu);
-        choice = machine().scheduler.lock().pick(cpu.id, machine().clock.now());
-        if let Some(other) = choice.interrupt {
-            interrupt(other);
-        }
-        if let Some(next) = choice.vcpu.and_then(by_key) {
-            return (next, choice.timer);
+        let next;
+        (next, timer) = choose(cpu);
+        if let Some(next) = next {
+            return (next, timer);
         }
     }
 }

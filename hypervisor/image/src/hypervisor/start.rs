@@ -5,11 +5,12 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use hv_arch::boot::{self, BootInfo};
-use hv_arch::cpu::{assertions, features::Features};
+use hv_arch::cpu::features::Features;
 use hv_arch::guest::{Registers, fpu};
 use hv_arch::io::{Serial, serial};
 use hv_arch::irq::{io_apic, local_apic, pic, timer, vector};
 use hv_arch::{heap, local, mmu, time};
+use hv_core::abi::native::entry::Upcalls;
 use hv_core::addr::{CpuId, MAX_CPUS, Mfn};
 use hv_core::console::Console;
 use hv_core::event::{self, PortTable};
@@ -51,20 +52,15 @@ pub(super) fn main(boot: &'static BootInfo) -> ! {
 
 /// Refuses a machine that lacks what the hypervisor cannot do without.
 fn check_cpu() -> Features {
-    let features = Features::detect();
-    if let Err(missing) = features.check_required() {
-        boot::refuse(format_args!("this CPU has no {}, which the hypervisor needs", missing.0));
-    }
-    features
+    Features::detect().check_required().unwrap_or_else(|missing| {
+        boot::refuse(format_args!("this CPU does not have {missing}, which Cloister needs"));
+    })
 }
 
 /// Loads this CPU's own state and checks it as the hardware reports it.
 fn bring_up(cpu: CpuId, features: Features) {
-    let table = local::bring_up(cpu, features);
-    for assertion in assertions::check(features, table.iter().map(|gate| gate.ring()), &[3]) {
-        if !assertion.holds {
-            boot::refuse(format_args!("start-up check failed on CPU {}: {}", cpu.0, assertion.name));
-        }
+    if let Err(violated) = local::bring_up(cpu, features) {
+        boot::refuse(format_args!("start-up check failed on CPU {}: {violated}", cpu.0));
     }
     local_apic::enable(features);
     local::set_apic_id(cpu, local_apic::id());
@@ -72,10 +68,10 @@ fn bring_up(cpu: CpuId, features: Features) {
 
 /// Checks the system image.
 fn load_image(boot: &'static BootInfo) -> &'static SystemImage<'static> {
-    if boot.module().is_empty() {
+    if boot.module.is_empty() {
         boot::refuse("no system image: the loader passed no module");
     }
-    match SystemImage::parse(boot.module()) {
+    match SystemImage::parse(boot.module) {
         Ok(image) => Box::leak(Box::new(image)),
         Err(error) => boot::refuse(format_args!("the system image is refused: {error}")),
     }
@@ -92,9 +88,9 @@ fn set_up(
     let Some(scale) = Scale::new(apic_clock.tsc_hz) else {
         boot::refuse("the time-stamp counter's frequency makes no sense");
     };
-    let clock = Clock::new(scale, boot.started_tsc());
+    let clock = Clock::new(scale, boot.started_tsc);
     let manifest = image.manifest();
-    let cpus = boot.topology().map_or(1, |topology| topology.cpus().len()).clamp(1, MAX_CPUS);
+    let cpus = boot.topology.as_ref().map_or(1, |topology| topology.cpus().count()).clamp(1, MAX_CPUS);
     let vm_count = u32::try_from(manifest.vms.len()).unwrap_or(0);
     let slots = mmu::own::slots(memory.root);
     let tables = space::Machine { frames: &memory.frames, tables: &machine::DIRECT };
@@ -255,7 +251,7 @@ pub(super) fn launch(vm: &'static Vm, mut built: Built) {
     vm.ports.lock().reset();
     for (vcpu, page) in vm.vcpus().iter().zip(built.vcpu_pages) {
         vcpu.set_page(page.unwrap_or(Mfn(0)));
-        vcpu.page().replace_mask(true);
+        vcpu.page().replace_mask(Upcalls::Masked);
         vcpu.clear_handlers();
         vcpu.trace.clear();
         if let Ok(roots) = built.memory.enter(SpaceId::FIRST) {
@@ -290,22 +286,22 @@ static IS_RUNNING: AtomicBool = AtomicBool::new(false);
 /// Starts the other processors; each waits for guests at once.
 fn start_processors(boot: &BootInfo, machine: &'static Machine) {
     IS_RUNNING.store(true, Ordering::Release);
-    let Ok(topology) = boot.topology() else {
+    let Ok(topology) = &boot.topology else {
         return;
     };
     let own = local_apic::id();
-    let others = topology.cpus().iter().filter(|apic| **apic != own);
+    let others = topology.cpus().filter(|apic| *apic != own);
     for (apic_id, cpu) in others.zip(machine.cpus.iter().skip(1)) {
-        if !local::start_processor(boot, *apic_id, cpu.id, machine.root, processor) {
+        if !boot::start_processor(boot, apic_id, cpu.id, machine.root) {
             machine.line.lock().say(format_args!("CPU with APIC id {apic_id} does not answer; it stays off"));
         }
     }
 }
 
 /// What another processor runs.
-extern "C" fn processor(number: u32) -> ! {
+pub(super) fn processor(cpu: CpuId) -> ! {
     let features = Features::detect();
-    bring_up(CpuId(number), features);
+    bring_up(cpu, features);
     if let Some(clock) = time::known() {
         timer::start(features, clock);
     }
@@ -314,7 +310,7 @@ extern "C" fn processor(number: u32) -> ! {
 
 /// Has the serial line interrupt this CPU.
 fn route_serial(boot: &BootInfo) {
-    if let Ok(topology) = boot.topology() {
+    if let Ok(topology) = &boot.topology {
         io_apic::mask_all(topology);
         if !io_apic::route(topology, serial::ISA_LINE, vector::SERIAL, local_apic::id()) {
             machine().line.lock().say(format_args!("the serial line cannot interrupt: no input"));
@@ -331,7 +327,7 @@ fn announce(boot: &BootInfo, machine: &Machine) {
     line.say(format_args!(
         "Cloister {} on {cpus} CPUs, started by {}: system {}, {} VMs; Ctrl-] switches consoles",
         env!("CARGO_PKG_VERSION"),
-        boot.loader(),
+        boot.data.protocol,
         machine.image.manifest().name,
         machine.vms.len()
     ));

@@ -7,8 +7,21 @@ use protocol::shared::CpuidResult;
 
 /// Leaf 1 ECX bits that a guest can use: SSE3, PCLMULQDQ, SSSE3, FMA, CMPXCHG16B, SSE4.1, SSE4.2,
 /// MOVBE, POPCNT, AES, XSAVE, OSXSAVE, AVX, F16C, RDRAND.
-const LEAF1_ECX: u32 = 1 | 1 << 1 | 1 << 9 | 1 << 12 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 22 | 1 << 23
-    | 1 << 25 | 1 << 26 | 1 << 27 | 1 << 28 | 1 << 29 | 1 << 30;
+const LEAF1_ECX: u32 = 1
+    | 1 << 1
+    | 1 << 9
+    | 1 << 12
+    | 1 << 13
+    | 1 << 19
+    | 1 << 20
+    | 1 << 22
+    | 1 << 23
+    | 1 << 25
+    | 1 << 26
+    | 1 << 27
+    | 1 << 28
+    | 1 << 29
+    | 1 << 30;
 /// Leaf 1 EDX: FPU, TSC, CX8, CMOV, CLFSH, MMX, FXSR, SSE, SSE2.
 const LEAF1_EDX: u32 = 1 | 1 << 4 | 1 << 8 | 1 << 15 | 1 << 19 | 1 << 23 | 1 << 24 | 1 << 25 | 1 << 26;
 /// "A hypervisor is present" in leaf 1 ECX.
@@ -25,11 +38,7 @@ const EXTENDED_EDX: u32 = 1 << 11 | 1 << 20 | 1 << 27 | 1 << 29;
 /// First leaf of the hypervisor's own.
 const HYPERVISOR_LEAF: u32 = 0x4000_0000;
 /// "CloisterVMM " in EBX, ECX, EDX.
-const SIGNATURE: [u32; 3] = [
-    u32::from_le_bytes(*b"Cloi"),
-    u32::from_le_bytes(*b"ster"),
-    u32::from_le_bytes(*b"VMM "),
-];
+const SIGNATURE: [u32; 3] = [u32::from_le_bytes(*b"Cloi"), u32::from_le_bytes(*b"ster"), u32::from_le_bytes(*b"VMM ")];
 
 /// The answer for a leaf. `ask` executes the instruction; it is called at most once, with the same
 /// leaf and subleaf.

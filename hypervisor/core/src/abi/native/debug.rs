@@ -24,8 +24,7 @@ pub struct DebugRegisters {
 
 impl DebugRegisters {
     /// What the registers hold after a reset.
-    pub const INITIAL: DebugRegisters =
-        DebugRegisters { addresses: [0; 4], status: DR6_FIXED, control: DR7_FIXED };
+    pub const INITIAL: DebugRegisters = DebugRegisters { addresses: [0; 4], status: DR6_FIXED, control: DR7_FIXED };
 
     /// DR0 to DR3: zero or guest addresses.
     #[must_use]
@@ -90,11 +89,7 @@ impl DebugRegisters {
     /// [`Status::InvalidArgument`] for a register that does not exist.
     pub fn get(&self, index: u64) -> Result<u64, Status> {
         match index {
-            0..=3 => self
-                .addresses
-                .get(crate::addr::convert::index(index))
-                .copied()
-                .ok_or(Status::InvalidArgument),
+            0..=3 => self.addresses.get(crate::addr::convert::index(index)).copied().ok_or(Status::InvalidArgument),
             6 => Ok(self.status),
             7 => Ok(self.control),
             _ => Err(Status::InvalidArgument),

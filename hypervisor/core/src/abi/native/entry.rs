@@ -18,6 +18,15 @@ pub enum Mode {
     User,
 }
 
+/// Whether a vCPU takes upcalls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Upcalls {
+    /// It does.
+    Open,
+    /// Events wait.
+    Masked,
+}
+
 /// Where the frame of an entry goes. An entry from kernel mode stays on the interrupted stack, below
 /// its red zone; one from user mode starts at the vCPU's kernel stack.
 ///
@@ -40,12 +49,16 @@ pub fn frame_address(from: Mode, interrupted: u64, kernel_stack: u64) -> Result<
 /// The word that tells a handler what happened.
 #[must_use]
 #[inline(always)]
-pub fn info(vector: u64, from: Mode, was_masked: bool) -> u64 {
+pub fn info(vector: u64, from: Mode, before: Upcalls) -> u64 {
     let user = match from {
         Mode::Kernel => 0,
         Mode::User => frame_info::USER,
     };
-    vector | user | if was_masked { frame_info::MASKED } else { 0 }
+    let masked = match before {
+        Upcalls::Open => 0,
+        Upcalls::Masked => frame_info::MASKED,
+    };
+    vector | user | masked
 }
 
 /// What a frame that a guest hands in asks for, checked.
@@ -53,8 +66,8 @@ pub fn info(vector: u64, from: Mode, was_masked: bool) -> u64 {
 pub struct Resume {
     /// The mode to go on in.
     pub mode: Mode,
-    /// Whether events are masked from then on.
-    pub masked: bool,
+    /// Whether it takes upcalls from then on.
+    pub upcalls: Upcalls,
     /// Instruction pointer, canonical and the guest's.
     pub rip: u64,
     /// Stack pointer, canonical.
@@ -78,7 +91,7 @@ pub fn check_resume(frame: &TrapFrame) -> Result<Resume, Status> {
     }
     Ok(Resume {
         mode,
-        masked: frame.info & frame_info::MASKED != 0,
+        upcalls: if frame.info & frame_info::MASKED == 0 { Upcalls::Open } else { Upcalls::Masked },
         rip: rip.0,
         rsp: rsp.0,
         rflags: (frame.rflags & RESUME_FLAGS) | BASE_FLAGS,
@@ -87,7 +100,7 @@ pub fn check_resume(frame: &TrapFrame) -> Result<Resume, Status> {
 
 #[cfg(test)]
 mod tests {
-    use super::{BASE_FLAGS, Mode, check_resume, frame_address, info};
+    use super::{BASE_FLAGS, Mode, Upcalls, check_resume, frame_address, info};
     use proptest::prelude::*;
     use protocol::Status;
     use protocol::layout::{HYPERVISOR_START, KERNEL_START, LOWER_END};
@@ -124,8 +137,8 @@ mod tests {
 
     #[test]
     fn info_tells_vector_mode_and_mask() {
-        assert_eq!(info(14, Mode::User, true), 14 | frame_info::USER | frame_info::MASKED);
-        assert_eq!(info(33, Mode::Kernel, false), 33);
+        assert_eq!(info(14, Mode::User, Upcalls::Masked), 14 | frame_info::USER | frame_info::MASKED);
+        assert_eq!(info(33, Mode::Kernel, Upcalls::Open), 33);
     }
 
     proptest! {

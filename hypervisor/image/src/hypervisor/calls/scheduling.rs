@@ -3,6 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use hv_arch::guest::Registers;
+use hv_core::abi::native::entry::Upcalls;
 use hv_core::sched::{self, Stop};
 use hv_core::space::Memory;
 use protocol::call::{Block, Exit, TimerSet, VcpuKick, VcpuStart, VcpuStop, YieldCpu};
@@ -66,7 +67,7 @@ pub(super) fn vcpu_start(caller: &mut Caller<'_>, call: VcpuStart) -> Result<(),
     vcpu.stopping.store(false, Ordering::SeqCst);
     vcpu.prepare(Registers::start(call.entry.0, call.stack.0, call.argument));
     vcpu.copy_handlers(caller.vcpu);
-    vcpu.page().replace_mask(true);
+    vcpu.page().replace_mask(Upcalls::Masked);
     let on = scheduler.start(run::key(vcpu), machine().clock.now())?;
     drop(scheduler);
     if let Some(on) = on {
