@@ -16,6 +16,7 @@ use hv_core::addr::{CpuId, MAX_CPUS};
 use crate::cpu::features::Features;
 use crate::cpu::gdt::Segments;
 use crate::cpu::{assertions, control, write_msr};
+use crate::irq::local_apic;
 use crate::trap;
 
 /// One CPU's block. The assembly of [`crate::trap`] and [`crate::guest`] uses it through GS.
@@ -129,6 +130,15 @@ pub fn bring_up(cpu: CpuId, features: Features) -> Result<(), &'static str> {
 pub fn set_apic_id(cpu: CpuId, apic_id: u32) {
     if let Some(local) = of(&LOCALS, cpu) {
         local.apic_id.store(apic_id, Ordering::Release);
+    }
+}
+
+/// Holds all other CPUs in reset, for the end of the machine: nothing of them runs any more.
+pub fn stop_others() {
+    for (local, number) in LOCALS.iter().zip(0..) {
+        if local.stack_top.load(Ordering::Relaxed) != 0 && number != id().0 {
+            local_apic::command(local.apic_id.load(Ordering::Acquire), local_apic::INIT);
+        }
     }
 }
 

@@ -17,6 +17,9 @@ pub enum Item {
 /// The longest record that is waited for. A crash report takes a few KiB.
 const RECORD_LIMIT: usize = 64 * 1024;
 
+/// What takes the unfinished line back, as a terminal obeys it: the left edge, erase to the right.
+const TAKE_BACK: &[u8] = b"\r\x1b[K";
+
 /// Where the reader stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum State {
@@ -77,6 +80,9 @@ impl Demultiplexer {
             return Some(self.end_line());
         }
         self.line.push(byte);
+        if self.line.ends_with(TAKE_BACK) {
+            self.line.clear();
+        }
         None
     }
 
@@ -199,6 +205,19 @@ mod tests {
             demultiplexer.feed(&bytes[..cut], &mut items);
             demultiplexer.feed(&bytes[cut..], &mut items);
             assert_eq!(items, expected, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_taken_back_is_gone_wherever_the_bytes_are_cut() {
+        let bytes = [b"[a] $ \x1b[0m\r".to_vec(), b"\x1b[K[b] x\r\n[a] $ ".to_vec(), wire(&record())].concat();
+        for cut in 0..=bytes.len() {
+            let mut demultiplexer = Demultiplexer::new();
+            let mut items = Vec::new();
+            demultiplexer.feed(&bytes[..cut], &mut items);
+            demultiplexer.feed(&bytes[cut..], &mut items);
+            assert_eq!(items, [Item::Line("[b] x".into()), Item::Record(Box::new(record()))], "cut at {cut}");
+            assert_eq!(demultiplexer.partial(), "[a] $ ");
         }
     }
 

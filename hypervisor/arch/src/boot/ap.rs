@@ -16,8 +16,6 @@ use crate::irq::local_apic;
 use crate::{local, mmu, time};
 
 /// Commands: reset, after which the processor waits; and start in real mode in the page whose number
-/// is in the lower byte.
-const INIT: u32 = 0b101 << 8;
 const START_UP: u32 = 0b110 << 8;
 /// Waits of the start-up sequence (Intel SDM volume 3, 9.4.4), and for the answer: long, because an
 /// emulator on a busy host may stand still, and because it is only waited for in vain when the
@@ -122,7 +120,7 @@ pub fn start_processor(boot: &BootInfo, apic_id: u32, cpu: CpuId, root: Mfn) -> 
     STACK_TOP.store(local::stack_top(cpu), Ordering::SeqCst);
     ROOT.store(root.0, Ordering::SeqCst);
     let has_arrived = || ARRIVED.load(Ordering::Acquire) == cpu.0;
-    local_apic::command(apic_id, INIT);
+    local_apic::command(apic_id, local_apic::INIT);
     wait_until(clock.tsc_hz, AFTER_INIT_US, || false);
     // A processor that has started already ignores the second command.
     for patience in [AFTER_START_UP_US, ANSWER_US] {
@@ -131,7 +129,7 @@ pub fn start_processor(boot: &BootInfo, apic_id: u32, cpu: CpuId, root: Mfn) -> 
             return true;
         }
     }
-    local_apic::command(apic_id, INIT);
+    local_apic::command(apic_id, local_apic::INIT);
     false
 }
 

@@ -79,6 +79,9 @@ pub fn send(apic_id: u32, vector: u8) {
     command(apic_id, u32::from(vector));
 }
 
+/// Command: reset; the CPU then waits to be started.
+pub(crate) const INIT: u32 = 0b101 << 8;
+
 /// Sends a command of the upper byte's kind, with its lower byte, to another CPU.
 pub(crate) fn command(apic_id: u32, kind: u32) {
     let low = ASSERT | kind;

@@ -69,6 +69,9 @@ pub(super) fn events(cpu: &Cpu, vcpu: &Vcpu, registers: &mut Registers) {
 }
 
 /// Writes the frame and leaves the registers at the handler.
+///
+/// # Errors
+/// [`Status::BadAddress`] when the frame cannot be written; the guest cannot go on.
 fn enter(vcpu: &Vcpu, registers: &mut Registers, handler: u64, reason: Reason) -> Result<(), Status> {
     let from = vcpu.mode();
     let page = vcpu.page();
@@ -97,6 +100,9 @@ fn enter(vcpu: &Vcpu, registers: &mut Registers, handler: u64, reason: Reason) -
 }
 
 /// Goes on with the code that the frame at the guest's stack pointer describes.
+///
+/// # Errors
+/// [`Status::BadAddress`] for a frame that cannot be read or goes where the guest may not.
 pub(super) fn resume(vcpu: &Vcpu, registers: &mut Registers) -> Result<(), Status> {
     let frame: TrapFrame = copy::read_value(GuestVirt(registers.rsp))?;
     let resume = entry::check_resume(&frame)?;

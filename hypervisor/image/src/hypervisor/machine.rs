@@ -185,7 +185,10 @@ impl Vm {
         self.vcpus().get(usize::try_from(id.0).unwrap_or(usize::MAX))
     }
 
-    /// Its memory, for a call. A VM that ends refuses: none of its vCPUs will see the answer.
+    /// Its memory, for a call.
+    ///
+    /// # Errors
+    /// [`Status::WrongState`] when the VM ends; then none of its vCPUs will see the answer.
     pub(super) fn memory(&self) -> Result<MemoryGuard<'_>, Status> {
         let guard = self.memory.lock();
         if guard.is_some() { Ok(MemoryGuard(guard)) } else { Err(Status::WrongState) }

@@ -14,6 +14,9 @@ pub(super) fn broken(invariant: &str, what: &str) -> ! {
 
 #[panic_handler]
 fn panicked(info: &PanicInfo<'_>) -> ! {
+    if super::machine::is_installed() {
+        hv_arch::local::stop_others();
+    }
     let mut line = hv_arch::io::EmergencyWriter::start();
     // Nothing is left to do about a line that cannot be written.
     let _ = writeln!(line, "\r\ncloister: panic: {}", info.message());

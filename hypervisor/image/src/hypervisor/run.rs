@@ -279,5 +279,6 @@ fn end_if_all_ended() {
 /// Ends the machine.
 pub(super) fn halt_machine(code: u32) -> ! {
     machine().line.lock().drain();
+    hv_arch::local::stop_others();
     hv_arch::io::machine_exit(code)
 }

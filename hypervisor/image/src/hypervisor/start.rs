@@ -219,6 +219,9 @@ fn build_all(machine: &'static Machine) {
 }
 
 /// A builder for a VM.
+///
+/// # Errors
+/// Those of [`Builder::new`].
 pub(super) fn builder(
     vm: &'static Vm,
     origin: Origin,

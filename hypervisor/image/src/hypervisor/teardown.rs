@@ -23,6 +23,7 @@ pub(super) fn stop_all(vm: &Vm) {
 }
 
 /// What the CPU that takes VMs apart works on, behind the memory of the VM.
+#[expect(clippy::large_enum_variant, reason = "there is one, static, and nothing can be allocated then")]
 enum Stage {
     /// Nothing.
     Idle,
@@ -159,6 +160,9 @@ fn cannot_fail() -> ! {
 }
 
 /// Ends a grant of a VM: nobody reaches the frame any more when this returns.
+///
+/// # Errors
+/// [`Status::NotFound`] without such a grant.
 pub(super) fn revoke(vm: &Vm, grant: GrantRef) -> Result<(), Status> {
     let revoking: Revoking = vm.grants.lock().begin_revoke(grant)?;
     if let Some(place) = revoking.place

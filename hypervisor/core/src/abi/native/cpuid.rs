@@ -37,7 +37,7 @@ const EXTENDED_EDX: u32 = 1 << 11 | 1 << 20 | 1 << 27 | 1 << 29;
 
 /// First leaf of the hypervisor's own.
 const HYPERVISOR_LEAF: u32 = 0x4000_0000;
-/// "CloisterVMM " in EBX, ECX, EDX.
+/// `CloisterVMM ` in EBX, ECX, EDX.
 const SIGNATURE: [u32; 3] = [u32::from_le_bytes(*b"Cloi"), u32::from_le_bytes(*b"ster"), u32::from_le_bytes(*b"VMM ")];
 
 /// The answer for a leaf. `ask` executes the instruction; it is called at most once, with the same

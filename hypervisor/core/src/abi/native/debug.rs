@@ -56,7 +56,7 @@ impl DebugRegisters {
                 if value != 0 && !GuestVirt(value).is_guest_range(8) {
                     return Err(Status::InvalidArgument);
                 }
-                let slot = self.addresses.iter_mut().nth(crate::addr::convert::index(index));
+                let slot = self.addresses.get_mut(crate::addr::convert::index(index));
                 if let Some(slot) = slot {
                     *slot = value;
                 }
