@@ -31,28 +31,23 @@ const COLOURS: [&str; 6] = ["36", "33", "35", "32", "34", "96"];
 pub struct TerminalView {
     colours: bool,
     names: Vec<String>,
-    /// How much of the unfinished line stands on the screen.
-    written: usize,
-    /// The last line that looks like a prompt, which the hypervisor draws anew after each line of
-    /// another VM.
-    prompt: String,
+    /// The unfinished line as it stands on the screen.
+    written: String,
 }
 
 impl TerminalView {
     /// A view with or without colours.
     pub fn new(colours: bool, names: &[String]) -> TerminalView {
-        TerminalView { colours, names: names.to_vec(), written: 0, prompt: String::new() }
+        TerminalView { colours, names: names.to_vec(), written: String::new() }
     }
 
-    /// Whether these lines are the prompt that was shown already. Remembers a new prompt.
-    fn is_repeated(&mut self, lines: &[String]) -> bool {
-        let [line] = lines else {
-            return false;
-        };
-        if !line.ends_with("> ") {
-            return false;
+    /// What makes room in the place of the unfinished line: a terminal forgets it.
+    fn take_back(&mut self) -> &'static str {
+        match std::mem::take(&mut self.written) {
+            written if written.is_empty() => "",
+            _ if self.colours => "\r\x1b[K",
+            _ => "\n",
         }
-        std::mem::replace(&mut self.prompt, line.clone()) == *line
     }
 
     /// A line with the colour of its speaker on the prefix.
@@ -84,18 +79,15 @@ fn write(text: &str) {
 impl View for TerminalView {
     fn show(&mut self, shown: &Shown) {
         let lines = shown.lines();
-        let written = std::mem::take(&mut self.written);
-        if written == 0 && self.is_repeated(&lines) {
-            return;
-        }
         if let [line] = lines.as_slice()
-            && written > 0
-            && let Some(rest) = line.get(written..)
+            && !self.written.is_empty()
+            && let Some(rest) = line.strip_prefix(self.written.as_str())
         {
             write(&format!("{}\n", harmless(rest)));
+            self.written.clear();
             return;
         }
-        let mut text = if written > 0 { "\n".to_owned() } else { String::new() };
+        let mut text = self.take_back().to_owned();
         for line in &lines {
             text += &self.painted(line, shown);
             text.push('\n');
@@ -104,12 +96,12 @@ impl View for TerminalView {
     }
 
     fn partial(&mut self, text: &str) {
-        if let Some(rest) = text.get(self.written..)
-            && !rest.is_empty()
-        {
+        if let Some(rest) = text.strip_prefix(self.written.as_str()) {
             write(&harmless(rest));
-            self.written = text.len();
+        } else {
+            write(&format!("{}{}", self.take_back(), harmless(text)));
         }
+        text.clone_into(&mut self.written);
     }
 }
 

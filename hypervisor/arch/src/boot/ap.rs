@@ -15,7 +15,7 @@ use crate::cpu::{pause, read_tsc};
 use crate::irq::local_apic;
 use crate::{local, mmu, time};
 
-/// Commands: reset, after which the processor waits; and start in real mode in the page whose number
+/// Command: start in real mode in the page whose number is in the lower byte.
 const START_UP: u32 = 0b110 << 8;
 /// Waits of the start-up sequence (Intel SDM volume 3, 9.4.4), and for the answer: long, because an
 /// emulator on a busy host may stand still, and because it is only waited for in vain when the

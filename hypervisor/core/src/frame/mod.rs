@@ -10,60 +10,30 @@
 
 mod record;
 
-use core::fmt;
 use core::ops::Range;
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use protocol::{Status, VmId};
 
 use crate::addr::Mfn;
 use crate::addr::convert::{index, wide};
 
 use record::Record;
-pub use record::{Class, Kind, MAX_REFERENCES, NUMBER_END, Owner, Use};
+pub use record::{Class, Kind, MAX_REFERENCES, NUMBER_END};
 
 /// One record a machine frame, the frame number being the index.
 #[derive(Debug)]
 pub struct FrameTable<'a> {
     records: &'a [AtomicU64],
     /// Where the next search for unaligned frames starts: a hint only.
-    rover: AtomicUsize,
+    rover: AtomicU64,
 }
-
-/// Why a change of a frame is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refused {
-    /// No run of free frames is long enough.
-    OutOfMemory,
-    /// There is no such frame, or its owner or kind is not the expected one.
-    NotYours,
-    /// Something refers to the frame.
-    Busy,
-    /// The frame has [`MAX_REFERENCES`].
-    Full,
-}
-
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Refused::OutOfMemory => "no run of free frames is long enough",
-            Refused::NotYours => "the frame is not of the expected owner and kind",
-            Refused::Busy => "something refers to the frame",
-            Refused::Full => "the frame has as many references as can be counted",
-        })
-    }
-}
-
-impl core::error::Error for Refused {}
-
-/// Free memory.
-const FREE: Use = Use::new(Owner::Nobody, Kind::Free);
-/// Not memory.
-const RESERVED: Use = Use::new(Owner::Nobody, Kind::Reserved);
 
 impl<'a> FrameTable<'a> {
     /// A table over records that are all zero: every frame is reserved.
     #[must_use]
     pub const fn new(records: &'a [AtomicU64]) -> FrameTable<'a> {
-        FrameTable { records, rover: AtomicUsize::new(1) }
+        FrameTable { records, rover: AtomicU64::new(1) }
     }
 
     /// Frames that the table covers.
@@ -75,232 +45,143 @@ impl<'a> FrameTable<'a> {
     /// Start-up: makes the reserved frames of a range free. Frame 0 stays reserved, since 0 stands
     /// for no frame elsewhere.
     pub fn release_range(&self, range: Range<Mfn>) {
-        self.change_range(range, RESERVED, FREE);
+        self.change_range(range, Class::RESERVED, Class::FREE);
     }
 
     /// Start-up: takes the free frames of a range out of use for good.
     pub fn reserve(&self, range: Range<Mfn>) {
-        self.change_range(range, FREE, RESERVED);
+        self.change_range(range, Class::FREE, Class::RESERVED);
     }
 
-    fn change_range(&self, range: Range<Mfn>, from: Use, to: Use) {
+    fn change_range(&self, range: Range<Mfn>, from: Class, to: Class) {
         for frame in range.start.0.max(1)..range.end.0.min(self.frames()) {
             // Refused means that the frame is in use otherwise; it stays so.
-            let _ = self.exchange(Mfn(frame), Record::of(from), Record::of(to));
+            let _ = self.change(Mfn(frame), from, to, 0);
         }
     }
 
-    /// Takes the first run of `count` free frames whose start is a multiple of `alignment`. The
-    /// first gets the number of `usage`, those behind it the numbers that follow.
-    ///
-    /// # Errors
-    /// [`Refused::OutOfMemory`]; then nothing was taken.
-    pub fn claim_run(&self, usage: Use, count: u64, alignment: u64) -> Result<Mfn, Refused> {
-        self.claim_run_from(FREE, usage, count, alignment)
-    }
-
-    /// As [`FrameTable::claim_run`], from frames whose use is `from` now.
-    ///
-    /// # Errors
-    /// [`Refused::OutOfMemory`]; then nothing was taken.
-    pub fn claim_run_from(&self, from: Use, usage: Use, count: u64, alignment: u64) -> Result<Mfn, Refused> {
-        let start = match alignment {
-            0 | 1 => self.rover.load(Ordering::Relaxed),
-            _ => 1,
-        };
-        let found = match self.claim_behind(index_start(start), (from, usage), count, alignment) {
-            None if start > 1 => self.claim_behind(1, (from, usage), count, alignment),
-            found => found,
-        };
-        let first = found.ok_or(Refused::OutOfMemory)?;
+    /// Takes the first run of `count` frames of class `from` whose start is a multiple of
+    /// `alignment`, or nothing. The first gets the number `number`, those behind it the numbers that
+    /// follow.
+    pub fn claim_run(&self, from: Class, to: Class, number: u64, (count, alignment): (u64, u64)) -> Option<Mfn> {
+        let hint = if alignment > 1 { 1 } else { self.rover.load(Ordering::Relaxed) };
+        let mut starts = [hint, 1].into_iter();
+        let first = starts.find_map(|start| self.claim_behind(start, (from, to), number, (count, alignment)))?;
         if alignment <= 1 {
-            let next = index(first.wrapping_add(count));
-            self.rover.store(next, Ordering::Relaxed);
+            self.rover.store(first.wrapping_add(count), Ordering::Relaxed);
         }
-        Ok(Mfn(first))
+        Some(Mfn(first))
     }
 
     /// Searches from frame `start` on.
-    fn claim_behind(&self, start: u64, (from, usage): (Use, Use), count: u64, alignment: u64) -> Option<u64> {
-        let mut candidate = start.checked_next_multiple_of(alignment.max(1))?;
+    fn claim_behind(
+        &self,
+        start: u64,
+        (from, to): (Class, Class),
+        number: u64,
+        (count, alignment): (u64, u64),
+    ) -> Option<u64> {
+        let mut candidate = start.checked_next_multiple_of(alignment)?;
         while candidate.checked_add(count)? <= self.frames() {
-            match self.last_not(from, candidate, count) {
-                None if self.claim_all(from, usage, candidate, count) => return Some(candidate),
-                // Another CPU was faster: look again behind it.
-                None => candidate = candidate.checked_add(alignment.max(1))?,
-                Some(obstacle) => {
-                    candidate = obstacle.checked_add(1)?.checked_next_multiple_of(alignment.max(1))?;
-                }
+            let frame = |offset| Mfn(candidate.wrapping_add(offset));
+            let take = |offset: &u64| self.change(frame(*offset), from, to, number.wrapping_add(*offset)).is_ok();
+            let taken = wide((0..count).take_while(take).count());
+            if taken == count {
+                return Some(candidate);
             }
+            // An obstacle, or another CPU was faster: look again behind it.
+            for offset in 0..taken {
+                let returned = self.change(frame(offset), to, from, 0);
+                debug_assert!(returned.is_ok(), "taken just now");
+            }
+            candidate = candidate.checked_add(taken)?.checked_add(1)?.checked_next_multiple_of(alignment)?;
         }
         None
     }
 
-    /// The last frame of a run whose use is not `from`.
-    fn last_not(&self, from: Use, start: u64, count: u64) -> Option<u64> {
-        let records = self.records.get(index(start)..index(start.wrapping_add(count)))?;
-        let wanted = Record::of(from).0;
-        let position = records.iter().rposition(|record| record.load(Ordering::Relaxed) != wanted)?;
-        Some(start.wrapping_add(wide(position)))
-    }
-
-    /// Takes a whole run, or nothing when another CPU takes one of its frames first.
-    fn claim_all(&self, from: Use, usage: Use, start: u64, count: u64) -> bool {
-        let numbered = |offset: u64| Record::of(Use { number: usage.number.wrapping_add(offset), ..usage });
-        for offset in 0..count {
-            let frame = Mfn(start.wrapping_add(offset));
-            if !self.exchange(frame, Record::of(from), numbered(offset)) {
-                for taken in 0..offset {
-                    let frame = Mfn(start.wrapping_add(taken));
-                    let _ = self.exchange(frame, numbered(taken), Record::of(from));
-                }
-                return false;
-            }
-        }
-        true
-    }
-
-    /// Gives a frame to another use. It must be `owner`'s, of kind `kind` and unreferenced.
+    /// Gives a frame to another class, with a number. It must be of class `from` and unreferenced.
     ///
     /// # Errors
-    /// [`Refused::NotYours`] or [`Refused::Busy`].
-    pub fn change(&self, frame: Mfn, owner: Owner, kind: Kind, to: Use) -> Result<(), Refused> {
-        loop {
-            let record = self.record(frame)?;
-            if !record.is(Class::new(owner, kind)) {
-                return Err(Refused::NotYours);
-            }
-            if record.references() != 0 {
-                return Err(Refused::Busy);
-            }
-            if self.exchange(frame, record, Record::of(to)) {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Gives a frame back to everybody.
-    ///
-    /// # Errors
-    /// [`Refused::NotYours`] or [`Refused::Busy`].
-    pub fn free(&self, frame: Mfn, owner: Owner, kind: Kind) -> Result<(), Refused> {
-        self.change(frame, owner, kind, FREE)
+    /// [`Status::InvalidArgument`] when it is of another class or no frame, or [`Status::Busy`].
+    pub fn change(&self, frame: Mfn, from: Class, to: Class, number: u64) -> Result<(), Status> {
+        self.update(
+            frame,
+            from,
+            |record| {
+                if record.references() == 0 { Ok(Record::of(to, number)) } else { Err(Status::Busy) }
+            },
+        )
     }
 
     /// Counts one more reference to a frame of a class.
     ///
     /// # Errors
-    /// [`Refused::NotYours`] or [`Refused::Full`].
+    /// [`Status::InvalidArgument`] as above, or [`Status::QuotaExceeded`] when it has
+    /// [`MAX_REFERENCES`].
     #[inline(always)]
-    pub fn add_reference(&self, frame: Mfn, class: Class) -> Result<(), Refused> {
-        let slot = self.slot(frame)?;
-        loop {
-            let record = Record(slot.load(Ordering::Acquire));
-            if !record.is(class) {
-                return Err(Refused::NotYours);
-            }
-            if record.references() >= MAX_REFERENCES {
-                return Err(Refused::Full);
-            }
-            let more = Record(record.0.wrapping_add(1));
-            if exchange(slot, record, more) {
-                return Ok(());
-            }
-        }
+    pub fn add_reference(&self, frame: Mfn, class: Class) -> Result<(), Status> {
+        self.update(frame, class, |record| {
+            let room = record.references() < MAX_REFERENCES;
+            if room { Ok(Record(record.0.wrapping_add(1))) } else { Err(Status::QuotaExceeded) }
+        })
     }
 
     /// Counts one reference less.
     ///
     /// # Errors
-    /// [`Refused::NotYours`], also when there is no reference.
+    /// [`Status::InvalidArgument`], also when there is no reference.
     #[inline(always)]
-    pub fn drop_reference(&self, frame: Mfn, class: Class) -> Result<(), Refused> {
-        let slot = self.slot(frame)?;
-        loop {
-            let record = Record(slot.load(Ordering::Acquire));
-            if !record.is(class) || record.references() == 0 {
-                return Err(Refused::NotYours);
-            }
-            let fewer = Record(record.0.wrapping_sub(1));
-            if exchange(slot, record, fewer) {
-                return Ok(());
-            }
-        }
+    pub fn drop_reference(&self, frame: Mfn, class: Class) -> Result<(), Status> {
+        self.update(frame, class, |record| {
+            let some = record.references() != 0;
+            if some { Ok(Record(record.0.wrapping_sub(1))) } else { Err(Status::InvalidArgument) }
+        })
     }
 
-    /// The number of a frame that is `owner`'s and of kind `kind`.
+    /// The number of a frame of a class.
     #[must_use]
-    pub fn number(&self, frame: Mfn, owner: Owner, kind: Kind) -> Option<u64> {
-        let record = self.record(frame).ok()?;
-        record.is(Class::new(owner, kind)).then(|| record.number())
+    pub fn number(&self, frame: Mfn, class: Class) -> Option<u64> {
+        self.record(frame, class).map(Record::number)
     }
 
-    /// References of a frame that is `owner`'s and of kind `kind`.
-    #[must_use]
-    pub fn references(&self, frame: Mfn, owner: Owner, kind: Kind) -> Option<u64> {
-        let record = self.record(frame).ok()?;
-        record.is(Class::new(owner, kind)).then(|| record.references())
-    }
-
-    /// Frees those of the next `count` frames from `from` on that are kept for `owner`. Where to go
-    /// on; nothing when the table is at its end.
-    pub fn free_kept(&self, owner: Owner, from: Mfn, count: u64) -> Option<Mfn> {
+    /// Frees those of the next `count` frames from `from` on that the teardown of a VM left. Where to
+    /// go on; nothing when the table is at its end.
+    pub fn free_remains(&self, vm: VmId, from: Mfn, count: u64) -> Option<Mfn> {
         let end = from.0.saturating_add(count).min(self.frames());
         for frame in from.0..end {
-            // Refused means that the frame is somebody else's.
-            let _ = self.free(Mfn(frame), owner, Kind::Kept);
+            for kind in [Kind::Kept, Kind::FrameList, Kind::Shared] {
+                // Refused means that the frame is something else's.
+                let _ = self.change(Mfn(frame), Class::new(Some(vm), kind), Class::FREE, 0);
+            }
         }
         (end < self.frames()).then_some(Mfn(end))
     }
 
-    /// For audits: how many frames `owner` has of a kind.
-    #[must_use]
-    pub fn count(&self, owner: Owner, kind: Kind) -> u64 {
-        let class = Class::new(owner, kind);
-        let is = |record: &&AtomicU64| Record(record.load(Ordering::Relaxed)).is(class);
-        wide(self.records.iter().filter(is).count())
+    /// The record of a frame, if it is of a class.
+    fn record(&self, frame: Mfn, class: Class) -> Option<Record> {
+        let record = Record(self.records.get(index(frame.0))?.load(Ordering::Acquire));
+        record.is(class).then_some(record)
     }
 
-    /// Frames that nobody has.
-    #[must_use]
-    pub fn free_frames(&self) -> u64 {
-        self.count(Owner::Nobody, Kind::Free)
-    }
-
-    /// The place of a frame's record.
+    /// The one place that changes a record: to what `next` says, if the frame is of the class.
     ///
     /// # Errors
-    /// [`Refused::NotYours`] for a frame that is not in the table.
+    /// [`Status::InvalidArgument`] when it is not, or what `next` says.
     #[inline(always)]
-    fn slot(&self, frame: Mfn) -> Result<&AtomicU64, Refused> {
-        self.records.get(index(frame.0)).ok_or(Refused::NotYours)
+    fn update(&self, frame: Mfn, class: Class, next: impl Fn(Record) -> Result<Record, Status>) -> Result<(), Status> {
+        let slot = self.records.get(index(frame.0)).ok_or(Status::InvalidArgument)?;
+        loop {
+            let record = Record(slot.load(Ordering::Acquire));
+            if !record.is(class) {
+                return Err(Status::InvalidArgument);
+            }
+            let next = next(record)?;
+            if slot.compare_exchange(record.0, next.0, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                return Ok(());
+            }
+        }
     }
-
-    /// The record of a frame.
-    ///
-    /// # Errors
-    /// [`Refused::NotYours`] for a frame that is not in the table.
-    fn record(&self, frame: Mfn) -> Result<Record, Refused> {
-        let slot = self.slot(frame)?;
-        Ok(Record(slot.load(Ordering::Acquire)))
-    }
-
-    /// Changes the record of a frame from one known value to another; answers whether it had it.
-    fn exchange(&self, frame: Mfn, from: Record, to: Record) -> bool {
-        self.slot(frame).is_ok_and(|slot| exchange(slot, from, to))
-    }
-}
-
-/// The one place that changes a record.
-#[inline(always)]
-fn exchange(slot: &AtomicU64, from: Record, to: Record) -> bool {
-    slot.compare_exchange(from.0, to.0, Ordering::AcqRel, Ordering::Acquire).is_ok()
-}
-
-/// A start index as a frame number, never 0.
-fn index_start(start: usize) -> u64 {
-    wide(start).max(1)
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -13,7 +13,6 @@ const _: () = assert!(REFERENCE_BITS + NUMBER_BITS + OWNER_BITS + 4 == u64::BITS
 
 const NUMBER_SHIFT: u32 = REFERENCE_BITS;
 const OWNER_SHIFT: u32 = NUMBER_SHIFT + NUMBER_BITS;
-const KIND_SHIFT: u32 = OWNER_SHIFT + OWNER_BITS;
 
 /// The most references that a frame can have; one more is refused. Small in unit tests, so that
 /// they reach it.
@@ -21,69 +20,28 @@ pub const MAX_REFERENCES: u64 = if cfg!(test) { 255 } else { (1 << REFERENCE_BIT
 /// One above the greatest number of a frame, and so the most frames of a VM or a machine.
 pub const NUMBER_END: u64 = 1 << NUMBER_BITS;
 
-/// Who a frame belongs to.
+/// What a frame is used for. It changes only while nothing refers to the frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Owner {
-    /// Nobody.
-    Nobody,
-    /// The hypervisor.
-    Hypervisor,
-    /// A VM; its quota paid for the frame.
-    Vm(VmId),
-}
-
-impl Owner {
-    const fn number(self) -> u64 {
-        match self {
-            Owner::Nobody => 0,
-            Owner::Hypervisor => 1,
-            Owner::Vm(VmId(vm)) => widen(vm).wrapping_add(2) & ((1 << OWNER_BITS) - 1),
-        }
-    }
-}
-
-/// Declares the kinds with their numbers in a record.
-macro_rules! kinds {
-    ($($(#[doc = $doc:literal])* $name:ident = $value:literal,)*) => {
-        /// What a frame is used for. It changes only while nothing refers to the frame.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum Kind {
-            $($(#[doc = $doc])* $name,)*
-        }
-
-        impl Kind {
-            /// Every kind.
-            pub const ALL: &'static [Kind] = &[$(Kind::$name,)*];
-
-            const fn number(self) -> u64 {
-                match self { $(Kind::$name => $value,)* }
-            }
-        }
-    };
-}
-
-kinds! {
-    /// Firmware, devices, the hypervisor's image, or no memory at all: never handed out. The
-    /// record of all zero bits, so that a fresh table hands out nothing.
+pub enum Kind {
+    /// Firmware, devices, the hypervisor's own, or no memory at all: never handed out. The record
+    /// of all zero bits, so that a fresh table hands out nothing.
     Reserved = 0,
     /// Memory that nobody has.
     Free = 1,
-    /// The hypervisor's own.
-    Hypervisor = 2,
     /// In a VM's pool, all zero; the number is the next frame of the pool.
-    Pool = 3,
+    Pool = 2,
     /// A VM's memory; the number is the guest frame number.
-    Data = 4,
+    Data = 3,
     /// A page table of a VM.
-    Table = 5,
+    Table = 4,
     /// A part of the list that says which machine frame each guest frame is.
-    FrameList = 6,
+    FrameList = 5,
     /// A page that a VM reads and the hypervisor writes.
-    Shared = 7,
+    Shared = 6,
     /// A channel's region.
-    Channel = 8,
-    /// Kept for a VM that is down, so that it can be built again.
-    Kept = 9,
+    Channel = 7,
+    /// Kept for a VM that is down, so that it can be built again; all zero.
+    Kept = 8,
 }
 
 /// Owner and kind of a frame as they stand in a record, worked out once for many comparisons.
@@ -91,29 +49,20 @@ kinds! {
 pub struct Class(u64);
 
 impl Class {
-    /// The class of an owner's frames of a kind.
-    #[must_use]
-    pub const fn new(owner: Owner, kind: Kind) -> Class {
-        Class((kind.number() << OWNER_BITS) | owner.number())
-    }
-}
+    /// Free memory.
+    pub const FREE: Class = Class::new(None, Kind::Free);
+    /// Not to be handed out.
+    pub const RESERVED: Class = Class::new(None, Kind::Reserved);
 
-/// Owner, kind and number of a frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Use {
-    /// Who it belongs to.
-    pub owner: Owner,
-    /// What it is used for.
-    pub kind: Kind,
-    /// What the kind says; below [`NUMBER_END`].
-    pub number: u64,
-}
-
-impl Use {
-    /// A use whose kind gives its number no meaning.
+    /// The class of a VM's frames of a kind; without a VM they are nobody's or the hypervisor's.
     #[must_use]
-    pub const fn new(owner: Owner, kind: Kind) -> Use {
-        Use { owner, kind, number: 0 }
+    #[expect(clippy::as_conversions, reason = "const code: both numbers widen to u64")]
+    pub const fn new(owner: Option<VmId>, kind: Kind) -> Class {
+        let owner = match owner {
+            None => 0,
+            Some(VmId(vm)) => (vm as u64).wrapping_add(1) & ((1 << OWNER_BITS) - 1),
+        };
+        Class(((kind as u64) << OWNER_BITS) | owner)
     }
 }
 
@@ -123,12 +72,8 @@ pub(super) struct Record(pub(super) u64);
 
 impl Record {
     /// A record without references.
-    pub(super) const fn of(usage: Use) -> Record {
-        Record(
-            (usage.kind.number() << KIND_SHIFT)
-                | (usage.owner.number() << OWNER_SHIFT)
-                | ((usage.number & (NUMBER_END - 1)) << NUMBER_SHIFT),
-        )
+    pub(super) const fn of(class: Class, number: u64) -> Record {
+        Record((class.0 << OWNER_SHIFT) | ((number & (NUMBER_END - 1)) << NUMBER_SHIFT))
     }
 
     /// Whether owner and kind are these, whatever number and references.
@@ -145,9 +90,4 @@ impl Record {
     pub(super) const fn references(self) -> u64 {
         self.0 & ((1 << REFERENCE_BITS) - 1)
     }
-}
-
-#[expect(clippy::as_conversions, reason = "const code: u32 widens to u64")]
-const fn widen(value: u32) -> u64 {
-    value as u64
 }

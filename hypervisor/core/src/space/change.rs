@@ -1,4 +1,5 @@
-//! `unmap` and `protect`: the same way through the tables, with another decision at each leaf.
+//! `unmap` and `protect`, and the way through the tables that they share with `map`: only the
+//! decision at each entry differs.
 //!
 //! A large page counts 512 small pages and is taken whole: a range that holds only a part of one is
 //! refused there as `Misaligned`, so that no page changes that was not named.
@@ -14,18 +15,26 @@ use super::{Covered, FlushOwed, Machine, Memory, TableMemory};
 use crate::addr::Mfn;
 use crate::addr::convert::{index, wide};
 
+/// Pages that a call names: the space, the first address and how many.
+pub(super) type Pages = (SpaceId, GuestVirt, u64);
+
 impl Memory {
     /// The call `unmap`.
     ///
     /// # Errors
     /// Those of the call's page, when no page was taken out.
-    pub fn unmap<T: TableMemory>(&mut self, machine: Machine<'_, T>, call: Unmap) -> Result<Covered, Status> {
+    pub fn unmap(&mut self, machine: Machine<'_, impl TableMemory>, call: Unmap) -> Result<Covered, Status> {
+        let list = self.list;
         self.change(
             machine,
             (call.space, call.address, call.count),
             #[inline(always)]
-            |leaf, _large| {
-                if leaf.is_grant() { Err(Status::Busy) } else { Ok(ValidEntry::NONE) }
+            |_, leaf, frames| {
+                if leaf.is_grant() {
+                    return Err(Status::Busy);
+                }
+                list.let_go(machine, leaf, frames);
+                Ok(ValidEntry::NONE)
             },
         )
     }
@@ -34,121 +43,102 @@ impl Memory {
     ///
     /// # Errors
     /// Those of the call's page, when no page was changed.
-    pub fn protect<T: TableMemory>(&mut self, machine: Machine<'_, T>, call: Protect) -> Result<Covered, Status> {
-        let flags = call.flags;
-        let time_page = self.time_page;
+    pub fn protect(&mut self, machine: Machine<'_, impl TableMemory>, call: Protect) -> Result<Covered, Status> {
         self.change(
             machine,
             (call.space, call.address, call.count),
             #[inline(always)]
-            |leaf, large| {
-                if large != flags.contains(MapFlags::LARGE) {
+            |memory, leaf, frames| {
+                if (frames > 1) != call.flags.contains(MapFlags::LARGE) {
                     return Err(Status::InvalidArgument);
                 }
                 if leaf.is_grant() {
                     return Err(Status::Busy);
                 }
-                if leaf.frame() == time_page && flags.contains(MapFlags::WRITE) {
+                if leaf.frame() == memory.time_page && call.flags.contains(MapFlags::WRITE) {
                     return Err(Status::NotPermitted);
                 }
-                Ok(ValidEntry::with_rights(leaf, flags))
+                Ok(ValidEntry::with_rights(leaf, call.flags))
             },
         )
     }
 
-    /// Replaces leaf after leaf by what `decide` says, until the range ends or one is refused.
+    /// Replaces leaf after leaf by what `decide` says of it and of how many frames it shows.
     ///
     /// # Errors
     /// The first page's, when none was changed.
-    fn change<T: TableMemory>(
+    #[inline(always)]
+    fn change(
         &mut self,
-        machine: Machine<'_, T>,
-        (space, address, count): (SpaceId, GuestVirt, u64),
-        decide: impl Fn(Leaf, bool) -> Result<ValidEntry, Status>,
+        machine: Machine<'_, impl TableMemory>,
+        pages: Pages,
+        decide: impl Fn(&Memory, Leaf, u64) -> Result<ValidEntry, Status>,
     ) -> Result<Covered, Status> {
+        let (_, address, count) = pages;
+        let mut done = 0;
+        let result = self.update(
+            machine,
+            pages,
+            &mut done,
+            |memory, found, at, done| {
+                let Found::Large { table, leaf } = found else {
+                    return Err(Status::NotMapped);
+                };
+                if slot(at, 1) != 0 || count.wrapping_sub(done) < LARGE_PAGE_FRAMES {
+                    return Err(Status::Misaligned);
+                }
+                machine.tables.store(table, slot(at, 2), decide(memory, leaf, LARGE_PAGE_FRAMES)?);
+                Ok(None)
+            },
+            #[inline(always)]
+            |memory, word, _| decide(memory, Leaf::of(word).ok_or(Status::NotMapped)?, 1),
+        );
+        Covered::of(done, result, FlushOwed::pages(address.0, done))
+    }
+
+    /// Goes through the entries of small pages and replaces each by what `decide` says, given the
+    /// entry and how many pages were done before; `done` tells how far it came. Where no table of
+    /// small pages is, `elsewhere` either names one or has dealt with a whole large page.
+    ///
+    /// # Errors
+    /// Why it came no farther.
+    #[inline(always)]
+    pub(super) fn update(
+        &mut self,
+        machine: Machine<'_, impl TableMemory>,
+        (space, address, count): Pages,
+        done: &mut u64,
+        elsewhere: impl Fn(&mut Memory, Found, u64, u64) -> Result<Option<Mfn>, Status>,
+        decide: impl Fn(&Memory, u64, u64) -> Result<ValidEntry, Status>,
+    ) -> Result<(), Status> {
         if count == 0 {
-            return Ok(Covered::NOTHING);
+            return Ok(());
         }
         if count > limit::RANGE_PAGES {
             return Err(Status::TooLong);
         }
         let root = self.live(space)?.roots.kernel;
         let pages = clamp(address, count, PAGE_SIZE)?;
-        let mut done = 0_u64;
-        let mut stopped = (pages < count).then_some(Status::BadAddress);
-        while done < pages {
+        while *done < pages {
             let at = address.0.wrapping_add(done.wrapping_mul(PAGE_SIZE));
-            let left = pages.wrapping_sub(done);
-            let (changed, result) = match find(machine, root, at, 1) {
-                Found::Missing { .. } => (0, Err(Status::NotMapped)),
-                Found::Large { table, leaf } => self.change_large(machine, (table, leaf), (at, left), &decide),
-                Found::Table(table) => self.change_in_table(machine, table, (at, left), &decide),
+            let table = match find(machine, root, at, 1) {
+                Found::Table(table) => Some(table),
+                found @ (Found::Missing { .. } | Found::Large { .. }) => elsewhere(self, found, at, *done)?,
             };
-            done = done.wrapping_add(changed);
-            if let Err(status) = result {
-                if done == 0 {
-                    return Err(status);
-                }
-                stopped = Some(status);
-                break;
-            }
-        }
-        Ok(Covered { pages: done, stopped, flush: FlushOwed::range(space, address.0, done) })
-    }
-
-    /// Small pages of one first-level table.
-    #[inline(always)]
-    fn change_in_table<T: TableMemory>(
-        &self,
-        machine: Machine<'_, T>,
-        table: Mfn,
-        (address, left): (u64, u64),
-        decide: &impl Fn(Leaf, bool) -> Result<ValidEntry, Status>,
-    ) -> (u64, Result<(), Status>) {
-        let first = slot(address, 1);
-        let pages = LARGE_PAGE_FRAMES.wrapping_sub(wide(first)).min(left);
-        for done in 0..pages {
-            let slot = first.wrapping_add(index(done));
-            let word = machine.tables.load(table, slot);
-            let Some(leaf) = Leaf::of(word) else {
-                return (done, Err(Status::NotMapped));
+            let Some(table) = table else {
+                *done = done.wrapping_add(LARGE_PAGE_FRAMES);
+                continue;
             };
-            match decide(leaf, false) {
-                Ok(entry) => {
-                    machine.tables.store(table, slot, entry);
-                    if entry == ValidEntry::NONE {
-                        self.let_go(machine, word);
-                    }
-                }
-                Err(status) => return (done, Err(status)),
-            }
-        }
-        (pages, Ok(()))
-    }
-
-    /// One large page.
-    #[inline(never)]
-    fn change_large<T: TableMemory>(
-        &self,
-        machine: Machine<'_, T>,
-        (table, leaf): (Mfn, Leaf),
-        (address, left): (u64, u64),
-        decide: &impl Fn(Leaf, bool) -> Result<ValidEntry, Status>,
-    ) -> (u64, Result<(), Status>) {
-        if slot(address, 1) != 0 || left < LARGE_PAGE_FRAMES {
-            return (0, Err(Status::Misaligned));
-        }
-        match decide(leaf, true) {
-            Ok(entry) => {
-                let slot = slot(address, 2);
-                let word = machine.tables.load(table, slot);
+            // The slot of the page that would be number 0.
+            let base = slot(at, 1).wrapping_sub(index(*done));
+            let end = pages.min(LARGE_PAGE_FRAMES.wrapping_sub(wide(base)));
+            while *done < end {
+                let slot = base.wrapping_add(index(*done));
+                let entry = decide(self, machine.tables.load(table, slot), *done)?;
                 machine.tables.store(table, slot, entry);
-                if entry == ValidEntry::NONE {
-                    self.let_go_large(machine, word, LARGE_PAGE_FRAMES);
-                }
-                (LARGE_PAGE_FRAMES, Ok(()))
+                *done = done.wrapping_add(1);
             }
-            Err(status) => (0, Err(status)),
         }
+        if pages < count { Err(Status::BadAddress) } else { Ok(()) }
     }
 }

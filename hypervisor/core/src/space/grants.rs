@@ -9,35 +9,25 @@ use super::walk::{Found, clamp, find, slot};
 use super::{FlushOwed, Machine, Memory, TableMemory};
 use crate::addr::Mfn;
 
-/// The frame that a grant shows and how.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct GrantedFrame {
-    /// The frame. Its owner keeps a pin on it until the page is taken out.
-    pub frame: Mfn,
-    /// Number of the grant, as `translate` tells it.
-    pub tag: u8,
-    /// Whether it is mapped for writing.
-    pub writable: bool,
-}
-
 impl Memory {
-    /// Puts a granted frame at a page. While it is there its space cannot be destroyed.
+    /// Puts a granted frame at a page; `translate` tells the tag. The frame's owner keeps a pin on it
+    /// until the page is taken out, and until then its space cannot be destroyed.
     ///
     /// # Errors
     /// `NotFound`, `Misaligned`, `BadAddress`, `AlreadyMapped` or `QuotaExceeded`, as `grant_map` says.
-    pub fn install_grant<T: TableMemory>(
+    pub fn install_grant(
         &mut self,
-        machine: Machine<'_, T>,
+        machine: Machine<'_, impl TableMemory>,
         space: SpaceId,
         address: GuestVirt,
-        granted: GrantedFrame,
+        (frame, tag): (Mfn, u8),
+        flags: MapFlags,
     ) -> Result<(), Status> {
         let root = self.live(space)?.roots.kernel;
         clamp(address, 1, PAGE_SIZE)?;
-        let flags = if granted.writable { MapFlags::WRITE } else { MapFlags::empty() };
-        let entry =
-            ValidEntry::leaf(granted.frame, flags, LeafKind::Grant(granted.tag)).ok_or(Status::InvalidArgument)?;
-        let table = self.table_for(machine, space, root, (address.0, 1))?;
+        let entry = ValidEntry::leaf(frame, flags, LeafKind::Grant(tag)).ok_or(Status::InvalidArgument)?;
+        let found = find(machine, root, address.0, 1);
+        let table = self.make_tables(machine, space, found, (address.0, 1))?;
         let slot = slot(address.0, 1);
         if machine.tables.load(table, slot) != 0 {
             return Err(Status::AlreadyMapped);
@@ -54,9 +44,9 @@ impl Memory {
     ///
     /// # Errors
     /// [`Status::NotMapped`] when that frame is not there; nothing changed.
-    pub fn remove_grant<T: TableMemory>(
+    pub fn remove_grant(
         &mut self,
-        machine: Machine<'_, T>,
+        machine: Machine<'_, impl TableMemory>,
         space: SpaceId,
         address: GuestVirt,
         expected: Mfn,
@@ -68,15 +58,15 @@ impl Memory {
             return Err(Status::NotMapped);
         };
         let slot = slot(address.0, 1);
-        let leaf = Leaf::of(machine.tables.load(table, slot)).ok_or(Status::NotMapped)?;
-        if !matches!(leaf.kind(), LeafKind::Grant(_)) || leaf.frame() != expected {
-            return Err(Status::NotMapped);
+        match Leaf::of(machine.tables.load(table, slot)) {
+            Some(leaf) if leaf.is_grant() && leaf.frame() == expected => {}
+            _ => return Err(Status::NotMapped),
         }
         machine.tables.store(table, slot, ValidEntry::NONE);
         if !address.is_kernel_half() {
             let space = self.live_mut(space)?;
             space.grants = space.grants.saturating_sub(1);
         }
-        Ok(FlushOwed::range(space, address.0, 1))
+        Ok(FlushOwed::pages(address.0, 1))
     }
 }

@@ -2,157 +2,88 @@
 
 use protocol::call::{Map, Pair};
 use protocol::flags::MapFlags;
-use protocol::layout::{
-    CHANNEL_FRAME_STRIDE, CHANNEL_FRAMES, LARGE_PAGE_FRAMES, LARGE_PAGE_SIZE, PAGE_SIZE, TIME_PAGE_FRAME, limit,
-};
+use protocol::layout::{CHANNEL_FRAME_STRIDE, CHANNEL_FRAMES, LARGE_PAGE_FRAMES, LARGE_PAGE_SIZE, TIME_PAGE_FRAME};
 use protocol::{Gfn, GuestVirt, SpaceId, Status};
 
-use super::entry::{Leaf, LeafBits, LeafKind, Stored, ValidEntry};
+use super::entry::{Leaf, LeafKind, Stored, ValidEntry};
 use super::walk::{Found, clamp, find, slot};
 use super::{Covered, FlushOwed, FrameList, Machine, Memory, TableMemory};
 use crate::addr::Mfn;
 use crate::addr::convert::{index, wide};
-use crate::frame::{Class, Kind, Refused};
+use crate::frame::Kind;
 
 /// Bit of a translated number that says that it is a grant's.
-pub const GRANT_NUMBER: u64 = 1 << 62;
-
-/// A part of a `map` that lies in one first-level table.
-#[derive(Debug, Clone, Copy)]
-struct Part {
-    address: u64,
-    /// The first frame. Adding pages wraps for no number that a frame has.
-    frame: Gfn,
-    pages: u64,
-    flags: MapFlags,
-}
-
-/// Where `map` finds frames: copied from the [`Memory`] so that its loop reads them from registers.
-#[derive(Debug, Clone, Copy)]
-struct Source {
-    list: FrameList,
-    data: Class,
-    bits: LeafBits,
-}
-
-impl Source {
-    /// The entry that shows a frame, the reference to it counted. Frames that are not the VM's own
-    /// memory are what `special` says.
-    ///
-    /// # Errors
-    /// [`Status::InvalidArgument`], [`Status::NotPermitted`] or [`Status::QuotaExceeded`].
-    #[inline(always)]
-    fn acquire<T: TableMemory>(
-        self,
-        machine: Machine<'_, T>,
-        frame: Gfn,
-        special: impl FnOnce(Gfn) -> Result<ValidEntry, Status>,
-    ) -> Result<ValidEntry, Status> {
-        if frame.0 >= self.list.frames() {
-            return special(frame);
-        }
-        let own = self.list.get(machine, frame)?;
-        let own = own.ok_or(Status::InvalidArgument)?;
-        let entry = self.bits.at(own).ok_or(Status::InvalidArgument)?;
-        let added = machine.frames.add_reference(own, self.data);
-        added.map(|()| entry).map_err(status_of)
-    }
-}
+const GRANT_NUMBER: u64 = 1 << 62;
 
 impl Memory {
     /// The call `map`. Fresh small pages owe no flush; a large page over an empty table does.
     ///
     /// # Errors
     /// Those of the call's page, when no page was mapped.
-    pub fn map<T: TableMemory>(&mut self, machine: Machine<'_, T>, call: Map) -> Result<Covered, Status> {
-        if call.count == 0 {
-            return Ok(Covered::NOTHING);
-        }
+    pub fn map(&mut self, machine: Machine<'_, impl TableMemory>, call: Map) -> Result<Covered, Status> {
         if call.flags.contains(MapFlags::LARGE) {
             return self.map_large(machine, call);
         }
-        if call.count > limit::RANGE_PAGES {
-            return Err(Status::TooLong);
-        }
-        let root = self.live(call.space)?.roots.kernel;
-        let pages = clamp(call.address, call.count, PAGE_SIZE)?;
-        let mut done = 0_u64;
-        let mut stopped = (pages < call.count).then_some(Status::BadAddress);
-        while done < pages {
-            let address = call.address.0.wrapping_add(done.wrapping_mul(PAGE_SIZE));
-            let in_table = LARGE_PAGE_FRAMES.wrapping_sub(wide(slot(address, 1)));
-            let part = Part {
-                address,
-                frame: Gfn(call.frame.0.wrapping_add(done)),
-                pages: in_table.min(pages.wrapping_sub(done)),
-                flags: call.flags,
-            };
-            let (mapped, result) = self.map_part(machine, call.space, root, part);
-            done = done.wrapping_add(mapped);
-            if let Err(status) = result {
-                if done == 0 {
-                    return Err(status);
+        let list = self.list;
+        let frame = |done| Gfn(call.frame.0.wrapping_add(done));
+        let mut done = 0;
+        let result = self.update(
+            machine,
+            (call.space, call.address, call.count),
+            &mut done,
+            |memory, found, at, done| memory.first_table(machine, &call, frame(done), (found, at)),
+            #[inline(always)]
+            |memory, word, done| {
+                if word != 0 {
+                    return Err(Status::AlreadyMapped);
                 }
-                stopped = Some(status);
-                break;
-            }
-        }
-        Ok(Covered { pages: done, stopped, flush: FlushOwed::NOTHING })
+                memory.entry_for(machine, list, frame(done), call.flags)
+            },
+        );
+        Covered::of(done, result, FlushOwed::NOTHING)
     }
 
-    /// Maps pages of one first-level table, up to the first that is refused. The table is made only
-    /// when the first page's frame is in order, so that a refusal leaves nothing behind.
-    #[inline]
-    fn map_part<T: TableMemory>(
+    /// The first-level table for a page where there is none. It is made only for a frame that can be
+    /// mapped, so that a refusal leaves nothing behind.
+    ///
+    /// # Errors
+    /// Those of the call's page.
+    #[inline(never)]
+    fn first_table(
         &mut self,
-        machine: Machine<'_, T>,
-        space: SpaceId,
-        root: Mfn,
-        part: Part,
-    ) -> (u64, Result<(), Status>) {
-        let source = Source { list: self.list, data: self.data, bits: LeafBits::new(part.flags, LeafKind::Own) };
-        let special = |frame| self.special(frame, part.flags);
-        let mut entry = match source.acquire(machine, part.frame, special) {
-            Ok(entry) => entry,
-            Err(status) => return (0, Err(status)),
-        };
-        let table = match self.table_for(machine, space, root, (part.address, 1)) {
-            Ok(table) => table,
-            Err(status) => {
-                self.let_go(machine, entry.bits());
-                return (0, Err(status));
-            }
-        };
-        let first = slot(part.address, 1);
-        let mut done = 0_u64;
-        loop {
-            let slot = first.wrapping_add(index(done));
-            if machine.tables.load(table, slot) != 0 {
-                self.let_go(machine, entry.bits());
-                return (done, Err(Status::AlreadyMapped));
-            }
-            machine.tables.store(table, slot, entry);
-            done = done.wrapping_add(1);
-            if done >= part.pages {
-                return (done, Ok(()));
-            }
-            let frame = Gfn(part.frame.0.wrapping_add(done));
-            let special = |frame| self.special(frame, part.flags);
-            entry = match source.acquire(machine, frame, special) {
-                Ok(entry) => entry,
-                Err(status) => return (done, Err(status)),
-            };
-        }
+        machine: Machine<'_, impl TableMemory>,
+        call: &Map,
+        frame: Gfn,
+        (found, address): (Found, u64),
+    ) -> Result<Option<Mfn>, Status> {
+        let entry = self.entry_for(machine, self.list, frame, call.flags)?;
+        self.let_go(machine, entry, 1);
+        self.make_tables(machine, call.space, found, (address, 1)).map(Some)
     }
 
-    /// Undoes [`Source::acquire`] for an entry that was not or is no longer stored.
+    /// The entry that shows a frame, the reference to it counted.
+    ///
+    /// # Errors
+    /// [`Status::InvalidArgument`], [`Status::NotPermitted`] or [`Status::QuotaExceeded`].
     #[inline(always)]
-    pub(super) fn let_go<T: TableMemory>(&self, machine: Machine<'_, T>, word: u64) {
-        if let Some(leaf) = Leaf::of(word)
-            && leaf.is_own()
-        {
-            let dropped = machine.frames.drop_reference(leaf.frame(), self.data);
-            debug_assert!(dropped.is_ok(), "a leaf without its reference");
+    fn entry_for(
+        &self,
+        machine: Machine<'_, impl TableMemory>,
+        list: FrameList,
+        frame: Gfn,
+        flags: MapFlags,
+    ) -> Result<ValidEntry, Status> {
+        if frame.0 >= list.frames {
+            return self.special(frame, flags);
+        }
+        let own = list.acquire(machine, frame)?;
+        ValidEntry::leaf(own, flags, LeafKind::Own).ok_or(Status::InvalidArgument)
+    }
+
+    /// Drops the references of the first frames of an entry that is not stored.
+    fn let_go(&self, machine: Machine<'_, impl TableMemory>, entry: ValidEntry, frames: u64) {
+        if let Some(leaf) = Leaf::of(entry.bits()) {
+            self.list.let_go(machine, leaf, frames);
         }
     }
 
@@ -168,17 +99,15 @@ impl Memory {
             }
             Some(self.time_page)
         } else {
-            let offset = frame.0.checked_sub(CHANNEL_FRAMES.0);
-            offset.and_then(|offset| self.channel_frame(offset))
+            frame.0.checked_sub(CHANNEL_FRAMES.0).and_then(|offset| self.channel_frame(offset))
         };
-        let shown = shown.ok_or(Status::InvalidArgument)?;
-        ValidEntry::leaf(shown, flags, LeafKind::Special).ok_or(Status::InvalidArgument)
+        let entry = shown.and_then(|shown| ValidEntry::leaf(shown, flags, LeafKind::Special));
+        entry.ok_or(Status::InvalidArgument)
     }
 
     /// The machine frame of a channel frame, counted from the first one of channel 0.
     fn channel_frame(&self, offset: u64) -> Option<Mfn> {
-        let channel = self.channels.get(index(offset / CHANNEL_FRAME_STRIDE));
-        let region = channel.copied().flatten()?;
+        let region = (*self.channels.get(index(offset / CHANNEL_FRAME_STRIDE))?)?;
         let within = offset % CHANNEL_FRAME_STRIDE;
         (within < region.frames).then(|| region.first.offset(within))
     }
@@ -187,9 +116,9 @@ impl Memory {
     ///
     /// # Errors
     /// Those of the call's page.
-    fn map_large<T: TableMemory>(&mut self, machine: Machine<'_, T>, call: Map) -> Result<Covered, Status> {
-        if call.count > 1 {
-            return Err(Status::TooLong);
+    fn map_large(&mut self, machine: Machine<'_, impl TableMemory>, call: Map) -> Result<Covered, Status> {
+        if call.count != 1 {
+            return if call.count == 0 { Covered::of(0, Ok(()), FlushOwed::NOTHING) } else { Err(Status::TooLong) };
         }
         let root = self.live(call.space)?.roots.kernel;
         clamp(call.address, 1, LARGE_PAGE_SIZE)?;
@@ -197,52 +126,38 @@ impl Memory {
             return Err(Status::Misaligned);
         }
         let entry = self.acquire_large(machine, call.frame, call.flags)?;
-        match self.store_large(machine, &call, root, entry) {
-            Ok(flush) => Ok(Covered { pages: 1, stopped: None, flush }),
-            Err(status) => {
-                self.let_go_large(machine, entry.bits(), LARGE_PAGE_FRAMES);
-                Err(status)
-            }
+        let stored = self.store_large(machine, &call, root, entry);
+        if stored.is_err() {
+            self.let_go(machine, entry, LARGE_PAGE_FRAMES);
         }
+        Ok(Covered { pages: 1, stopped: None, flush: stored? })
     }
 
     /// The entry that shows 512 frames which lie together, a reference to each counted.
     ///
     /// # Errors
     /// [`Status::InvalidArgument`] or [`Status::QuotaExceeded`]; no reference is left.
-    fn acquire_large<T: TableMemory>(
+    fn acquire_large(
         &self,
-        machine: Machine<'_, T>,
+        machine: Machine<'_, impl TableMemory>,
         frame: Gfn,
         flags: MapFlags,
     ) -> Result<ValidEntry, Status> {
         let first = self.list.get(machine, frame)?.ok_or(Status::InvalidArgument)?;
         let entry = ValidEntry::large(first, flags).ok_or(Status::InvalidArgument)?;
-        for offset in 0..LARGE_PAGE_FRAMES {
-            let found = self.list.get(machine, Gfn(frame.0.saturating_add(offset)));
-            let counted = match found {
-                Ok(Some(found)) if found == first.offset(offset) => {
-                    machine.frames.add_reference(found, self.data).map_err(status_of)
-                }
+        let (list, last) = (self.list, frame.0.saturating_add(LARGE_PAGE_FRAMES));
+        for (offset, number) in (0..).zip(frame.0..last) {
+            let next = first.offset(offset);
+            let counted = match list.get(machine, Gfn(number)) {
+                Ok(Some(found)) if found == next => machine.frames.add_reference(next, list.data),
                 _ => Err(Status::InvalidArgument),
             };
             if let Err(status) = counted {
-                self.let_go_large(machine, entry.bits(), offset);
+                self.let_go(machine, entry, offset);
                 return Err(status);
             }
         }
         Ok(entry)
-    }
-
-    /// Drops the references of the first `frames` frames of a large page.
-    pub(super) fn let_go_large<T: TableMemory>(&self, machine: Machine<'_, T>, word: u64, frames: u64) {
-        if let Stored::Large(leaf) = Stored::of(word) {
-            for offset in 0..frames {
-                let frame = leaf.frame().offset(offset);
-                let dropped = machine.frames.drop_reference(frame, self.data);
-                debug_assert!(dropped.is_ok(), "a large leaf without its references");
-            }
-        }
     }
 
     /// Stores a large leaf where nothing or an empty table is. The table is retired: it becomes free
@@ -250,28 +165,28 @@ impl Memory {
     ///
     /// # Errors
     /// [`Status::AlreadyMapped`] or [`Status::QuotaExceeded`].
-    fn store_large<T: TableMemory>(
+    fn store_large(
         &mut self,
-        machine: Machine<'_, T>,
+        machine: Machine<'_, impl TableMemory>,
         call: &Map,
         root: Mfn,
         entry: ValidEntry,
     ) -> Result<FlushOwed, Status> {
         let address = call.address.0;
-        let table = self.table_for(machine, call.space, root, (address, 2))?;
+        let found = find(machine, root, address, 2);
+        let table = self.make_tables(machine, call.space, found, (address, 2))?;
         let slot = slot(address, 2);
-        match Stored::of(machine.tables.load(table, slot)) {
-            Stored::Nothing => {
-                machine.tables.store(table, slot, entry);
-                Ok(FlushOwed::NOTHING)
+        let old = machine.tables.load(table, slot);
+        let flush = match Stored::of(old) {
+            Stored::Nothing => FlushOwed::NOTHING,
+            Stored::Table(old) if (0..512).all(|slot| machine.tables.load(old, slot) == 0) => {
+                self.retired.give(machine.frames, old, self.class(Kind::Table))?;
+                FlushOwed::ALL
             }
-            Stored::Table(old) if is_empty(machine, old.frame()) => {
-                machine.tables.store(table, slot, entry);
-                self.retired.give(machine.frames, self.owner, old.frame(), Kind::Table);
-                Ok(FlushOwed::all())
-            }
-            Stored::Table(_) | Stored::Large(_) => Err(Status::AlreadyMapped),
-        }
+            Stored::Table(_) | Stored::Large(_) => return Err(Status::AlreadyMapped),
+        };
+        machine.tables.store(table, slot, entry);
+        Ok(flush)
     }
 
     /// The call `translate`: the number of the 4 KiB frame at the address, also inside a large page,
@@ -279,9 +194,9 @@ impl Memory {
     ///
     /// # Errors
     /// Those of the call's page.
-    pub fn translate<T: TableMemory>(
+    pub fn translate(
         &self,
-        machine: Machine<'_, T>,
+        machine: Machine<'_, impl TableMemory>,
         space: SpaceId,
         address: GuestVirt,
     ) -> Result<Pair, Status> {
@@ -293,16 +208,12 @@ impl Memory {
             Found::Missing { .. } => return Err(Status::NotMapped),
             Found::Large { leaf, .. } => (leaf, wide(slot(address.0, 1)), MapFlags::LARGE),
             Found::Table(table) => {
-                let word = machine.tables.load(table, slot(address.0, 1));
-                let leaf = Leaf::of(word).ok_or(Status::NotMapped)?;
-                (leaf, 0, MapFlags::empty())
+                let leaf = Leaf::of(machine.tables.load(table, slot(address.0, 1)));
+                (leaf.ok_or(Status::NotMapped)?, 0, MapFlags::empty())
             }
         };
         let number = match leaf.kind() {
-            LeafKind::Own => {
-                let frame = leaf.frame().offset(within);
-                machine.frames.number(frame, self.owner, Kind::Data)
-            }
+            LeafKind::Own => machine.frames.number(leaf.frame().offset(within), self.list.data),
             LeafKind::Special => self.special_number(leaf.frame()),
             LeafKind::Grant(tag) => Some(GRANT_NUMBER | u64::from(tag)),
         };
@@ -315,31 +226,11 @@ impl Memory {
         if frame == self.time_page {
             return Some(TIME_PAGE_FRAME.0);
         }
-        let mut base = CHANNEL_FRAMES.0;
-        for region in &self.channels {
-            let within = region.and_then(|region| {
-                let within = frame.0.checked_sub(region.first.0)?;
-                (within < region.frames).then_some(within)
-            });
-            if let Some(within) = within {
-                return base.checked_add(within);
-            }
-            base = base.wrapping_add(CHANNEL_FRAME_STRIDE);
-        }
-        None
-    }
-}
-
-/// Whether a table has no entry.
-fn is_empty<T: TableMemory>(machine: Machine<'_, T>, table: Mfn) -> bool {
-    (0..512).all(|slot| machine.tables.load(table, slot) == 0)
-}
-
-/// What a guest is told when the frame table refuses.
-pub(super) const fn status_of(refused: Refused) -> Status {
-    match refused {
-        Refused::Full | Refused::OutOfMemory => Status::QuotaExceeded,
-        Refused::Busy => Status::Busy,
-        Refused::NotYours => Status::InvalidArgument,
+        let bases = (CHANNEL_FRAMES.0..).step_by(index(CHANNEL_FRAME_STRIDE));
+        bases.zip(self.channels).find_map(|(base, region)| {
+            let region = region?;
+            let within = frame.0.checked_sub(region.first.0)?;
+            (within < region.frames).then(|| base.wrapping_add(within))
+        })
     }
 }

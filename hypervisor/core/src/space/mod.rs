@@ -28,23 +28,20 @@ mod teardown;
 mod walk;
 
 use protocol::layout::limit;
-use protocol::{Gfn, SpaceId, Status, VmId};
+use protocol::{SpaceId, Status, VmId};
 
 use crate::addr::Mfn;
 use crate::addr::convert::index;
-use crate::frame::{Class, FrameTable, Kind, Owner};
+use crate::frame::{Class, FrameTable, Kind};
 
-pub use batch::{Batch, WORK_PAGES};
+pub use batch::WORK_PAGES;
 pub use entry::ValidEntry;
-pub use flush::{Flush, FlushOwed, PageRange};
-pub use grants::GrantedFrame;
+pub use flush::{Flush, FlushOwed};
 pub use list::FrameList;
-pub use map::GRANT_NUMBER;
-pub use pool::Pool;
 pub use spaces::Roots;
 pub use teardown::{Remains, Teardown};
-pub use walk::PageWalk;
 
+use pool::Pool;
 use spaces::Space;
 
 /// Access to machine frames. Implemented by `hv-arch` through its direct map, and by
@@ -102,16 +99,23 @@ pub struct Covered {
 }
 
 impl Covered {
-    /// Nothing was asked.
-    const NOTHING: Covered = Covered { pages: 0, stopped: None, flush: FlushOwed::NOTHING };
+    /// What an operation did that came so far.
+    ///
+    /// # Errors
+    /// Why nothing was done.
+    #[inline(always)]
+    fn of(pages: u64, result: Result<(), Status>, flush: FlushOwed) -> Result<Covered, Status> {
+        match result {
+            Err(status) if pages == 0 => Err(status),
+            _ => Ok(Covered { pages, stopped: result.err(), flush }),
+        }
+    }
 }
 
 /// The memory of one VM.
 #[derive(Debug)]
 pub struct Memory {
-    owner: Owner,
-    /// The VM's memory in the frame table.
-    data: Class,
+    vm: VmId,
     list: FrameList,
     pool: Pool,
     /// Tables that were replaced and wait for a flush.
@@ -119,53 +123,40 @@ pub struct Memory {
     spaces: [Option<Space>; SPACES],
     slots: HypervisorSlots,
     time_page: Mfn,
-    channels: [Option<Region>; CHANNELS],
-    /// Pages of the vCPUs: first frame and how many. The hypervisor writes them, so each has a
-    /// reference beyond those of its mappings.
-    vcpu_pages: (Gfn, u64),
+    /// The regions of the VM's channels.
+    pub(crate) channels: [Option<Region>; CHANNELS],
+    /// The pages of its vCPUs. The hypervisor writes them, so each is pinned.
+    pub(crate) vcpu_pages: [Option<Mfn>; VCPUS],
     /// Guest frames that were taken back already, while the VM is taken down.
     taken_down: u64,
 }
 
 const SPACES: usize = index_of(limit::SPACES);
 const CHANNELS: usize = index_of(limit::CHANNELS);
-
-/// Frames and lists that a [`Memory`] is made of.
-#[derive(Debug)]
-pub struct Parts {
-    /// The VM.
-    pub vm: VmId,
-    /// Its frame list.
-    pub list: FrameList,
-    /// The hypervisor's slots.
-    pub slots: HypervisorSlots,
-    /// Its time page.
-    pub time_page: Mfn,
-}
+const VCPUS: usize = index_of(limit::VCPUS);
 
 impl Memory {
-    /// A memory without spaces, with an empty pool.
+    /// A memory without spaces and channels, with an empty pool.
     #[must_use]
-    pub const fn new(parts: Parts) -> Memory {
+    pub const fn new(vm: VmId, list: FrameList, slots: HypervisorSlots, time_page: Mfn) -> Memory {
         Memory {
-            owner: Owner::Vm(parts.vm),
-            data: Class::new(Owner::Vm(parts.vm), Kind::Data),
-            list: parts.list,
-            pool: Pool::EMPTY,
-            retired: Pool::EMPTY,
+            vm,
+            list,
+            pool: Pool::new(vm),
+            retired: Pool::new(vm),
             spaces: [None; SPACES],
-            slots: parts.slots,
-            time_page: parts.time_page,
+            slots,
+            time_page,
             channels: [None; CHANNELS],
-            vcpu_pages: (Gfn(0), 0),
+            vcpu_pages: [None; VCPUS],
             taken_down: 0,
         }
     }
 
-    /// Frames of the VM, released ones included.
+    /// Which machine frame each guest frame is.
     #[must_use]
-    pub const fn memory_frames(&self) -> u64 {
-        self.list.frames()
+    pub const fn list(&self) -> &FrameList {
+        &self.list
     }
 
     /// Free frames in the pool.
@@ -174,47 +165,59 @@ impl Memory {
         self.pool.free()
     }
 
-    /// Gives the VM one of its channels.
-    pub(crate) fn attach_channel(&mut self, channel: usize, region: Region) {
-        if let Some(slot) = self.channels.get_mut(channel) {
-            *slot = Some(region);
-        }
-    }
-
-    /// Notes which pinned frames are the vCPUs' pages.
-    pub(crate) const fn set_vcpu_pages(&mut self, first: Gfn, pages: u64) {
-        self.vcpu_pages = (first, pages);
-    }
-
-    /// The builder's: sets the machine frame of a guest frame.
-    pub(crate) fn set_frame<T: TableMemory>(&self, machine: Machine<'_, T>, frame: Gfn, to: Mfn) {
-        self.list.set(machine, frame, Some(to));
-    }
-
-    /// The machine frame of a guest frame of the VM's own memory.
+    /// The page from which the guest reads the time.
     #[must_use]
-    pub fn frame<T: TableMemory>(&self, machine: Machine<'_, T>, frame: Gfn) -> Option<Mfn> {
-        self.list.get(machine, frame).ok().flatten()
+    pub const fn time_page(&self) -> Mfn {
+        self.time_page
+    }
+
+    /// The pages of the VM's vCPUs, pinned until the teardown.
+    #[must_use]
+    pub const fn vcpu_pages(&self) -> &[Option<Mfn>; VCPUS] {
+        &self.vcpu_pages
+    }
+
+    /// The VM's frames of a kind.
+    const fn class(&self, kind: Kind) -> Class {
+        Class::new(Some(self.vm), kind)
     }
 
     /// Pays a flush: `flush` is called at most once and returns when every CPU has forgotten. Then
     /// tables that were replaced become free. Must happen before the lock of the memory is released.
     #[inline]
-    pub fn settle<T: TableMemory>(&mut self, machine: Machine<'_, T>, owed: FlushOwed, flush: impl FnOnce(Flush)) {
+    pub fn settle(&mut self, machine: Machine<'_, impl TableMemory>, owed: FlushOwed, flush: impl FnOnce(Flush)) {
         owed.pay(flush);
-        while let Some(table) = self.retired.take(machine.frames, self.owner, Kind::Table) {
+        while let Ok(table) = self.retired.take(machine.frames, self.class(Kind::Table), 0) {
             self.give_table(machine, table);
         }
     }
 
-    /// Adds a cleared frame of the VM (`Kept` or of another kind that is not in use) to the pool.
-    pub(crate) fn give<T: TableMemory>(&mut self, machine: Machine<'_, T>, frame: Mfn, kind: Kind) {
+    /// Adds a frame of the VM to the pool, cleared.
+    ///
+    /// # Errors
+    /// [`Status::Busy`] when something refers to it; then it is what it was.
+    pub(crate) fn give(
+        &mut self,
+        machine: Machine<'_, impl TableMemory>,
+        frame: Mfn,
+        kind: Kind,
+    ) -> Result<(), Status> {
+        self.pool.give(machine.frames, frame, self.class(kind))?;
         machine.tables.clear(frame);
-        self.pool.give(machine.frames, self.owner, frame, kind);
+        Ok(())
     }
 
-    fn give_table<T: TableMemory>(&mut self, machine: Machine<'_, T>, table: Mfn) {
-        self.give(machine, table, Kind::Table);
+    fn give_table(&mut self, machine: Machine<'_, impl TableMemory>, table: Mfn) {
+        let given = self.give(machine, table, Kind::Table);
+        debug_assert!(given.is_ok(), "nothing refers to a table");
+    }
+
+    /// A frame of the pool as a table; pool frames are clear.
+    ///
+    /// # Errors
+    /// [`Status::QuotaExceeded`].
+    fn take_table(&mut self, machine: Machine<'_, impl TableMemory>) -> Result<Mfn, Status> {
+        self.pool.take(machine.frames, self.class(Kind::Table), 0)
     }
 
     /// The space of a number, unless it is being destroyed.
@@ -222,10 +225,8 @@ impl Memory {
     /// # Errors
     /// [`Status::NotFound`].
     fn live(&self, space: SpaceId) -> Result<&Space, Status> {
-        match self.spaces.get(index_of(space.0)) {
-            Some(Some(found)) if !found.is_dying() => Ok(found),
-            _ => Err(Status::NotFound),
-        }
+        let found = self.spaces.get(index_of(space.0)).and_then(Option::as_ref);
+        found.filter(|space| !space.is_dying).ok_or(Status::NotFound)
     }
 
     /// As [`Memory::live`], to change it.
@@ -233,10 +234,8 @@ impl Memory {
     /// # Errors
     /// [`Status::NotFound`].
     fn live_mut(&mut self, space: SpaceId) -> Result<&mut Space, Status> {
-        match self.spaces.get_mut(index_of(space.0)) {
-            Some(Some(found)) if !found.is_dying() => Ok(found),
-            _ => Err(Status::NotFound),
-        }
+        let found = self.spaces.get_mut(index_of(space.0)).and_then(Option::as_mut);
+        found.filter(|space| !space.is_dying).ok_or(Status::NotFound)
     }
 }
 

@@ -1,20 +1,21 @@
 //! Address spaces: created, entered, left and destroyed.
 
+use core::ops::Range;
+
 use protocol::layout::{HYPERVISOR_FIRST_SLOT, KERNEL_FIRST_SLOT, LARGE_PAGE_FRAMES};
 use protocol::{SpaceId, Status};
 
-use super::entry::{Stored, ValidEntry};
+use super::entry::{Leaf, Stored, ValidEntry};
+use super::walk::TOP;
 use super::{Machine, Memory, TableMemory, index_of};
 use crate::addr::Mfn;
-use crate::addr::convert::{index, wide};
-use crate::frame::Kind;
+use crate::addr::convert::index;
 
-/// Work of one call of `space_destroy`, in units of about ten instructions. More than an empty walk
-/// needs, so that every call gets on.
+/// Work of one step of taking a space apart, in units of about ten instructions. More than a walk to
+/// the last entry needs, so that every step gets on.
 const WORK: u64 = 4096;
-const _: () = assert!(WORK > 2 * 3 * 512);
-/// What it costs to take a leaf, and a table.
-const LEAF_WORK: u64 = 2;
+const _: () = assert!(WORK > 4 * 512);
+/// What it costs to take a table.
 const TABLE_WORK: u64 = 64;
 
 /// The two tables that a space can be entered by.
@@ -31,16 +32,11 @@ pub struct Roots {
 pub(super) struct Space {
     pub(super) roots: Roots,
     /// vCPUs that run in it, and CPUs that have a root of it loaded.
-    active: u32,
+    pub(super) active: u32,
     /// Granted pages in its lower half.
     pub(super) grants: u32,
-    dying: bool,
-}
-
-impl Space {
-    pub(super) const fn is_dying(&self) -> bool {
-        self.dying
-    }
+    /// It is being destroyed, and can be used for nothing else.
+    pub(super) is_dying: bool,
 }
 
 impl Memory {
@@ -48,54 +44,39 @@ impl Memory {
     ///
     /// # Errors
     /// [`Status::QuotaExceeded`].
-    pub fn space_create<T: TableMemory>(&mut self, machine: Machine<'_, T>) -> Result<SpaceId, Status> {
-        let free = self.spaces.iter().position(Option::is_none);
-        let number = free.ok_or(Status::QuotaExceeded)?;
+    pub fn space_create(&mut self, machine: Machine<'_, impl TableMemory>) -> Result<SpaceId, Status> {
+        let free = (0_u32..).zip(&self.spaces).find(|(_, space)| space.is_none());
+        let (number, _) = free.ok_or(Status::QuotaExceeded)?;
         if self.pool.free() < 2 {
             return Err(Status::QuotaExceeded);
         }
-        let mut take = || {
-            let taken = self.pool.take(machine.frames, self.owner, Kind::Table);
-            taken.ok_or(Status::QuotaExceeded)
-        };
-        let roots = Roots { kernel: take()?, user: take()? };
+        let roots = Roots { kernel: self.take_table(machine)?, user: self.take_table(machine)? };
         self.fill_roots(machine, roots);
-        if let Some(entry) = self.spaces.get_mut(number) {
-            *entry = Some(Space { roots, active: 0, grants: 0, dying: false });
+        if let Some(entry) = self.spaces.get_mut(index_of(number)) {
+            *entry = Some(Space { roots, active: 0, grants: 0, is_dying: false });
         }
-        let number = u32::try_from(number).map_err(|_| Status::QuotaExceeded)?;
         Ok(SpaceId(number))
     }
 
     /// Writes the hypervisor's slots into both roots and the kernel half into the kernel root.
-    fn fill_roots<T: TableMemory>(&self, machine: Machine<'_, T>, roots: Roots) {
-        let first = index(HYPERVISOR_FIRST_SLOT);
-        for (slot, table) in (first..).zip(self.slots) {
+    fn fill_roots(&self, machine: Machine<'_, impl TableMemory>, roots: Roots) {
+        for (slot, table) in (index(HYPERVISOR_FIRST_SLOT)..).zip(self.slots) {
             if let Some(entry) = table.and_then(ValidEntry::hypervisor_table) {
                 machine.tables.store(roots.kernel, slot, entry);
                 machine.tables.store(roots.user, slot, entry);
             }
         }
         // Any other space has the kernel half that all share; without one it is still empty.
-        let Some(Some(model)) = self.spaces.iter().find(|space| space.is_some()) else {
+        let Some(model) = self.spaces.iter().flatten().next() else {
             return;
         };
         for slot in index(KERNEL_FIRST_SLOT)..512 {
-            let word = machine.tables.load(model.roots.kernel, slot);
-            if let Stored::Table(table) = Stored::of(word) {
-                let entry = ValidEntry::copied_table(table);
+            if let Stored::Table(table) = Stored::of(machine.tables.load(model.roots.kernel, slot))
+                && let Some(entry) = ValidEntry::table(table)
+            {
                 machine.tables.store(roots.kernel, slot, entry);
             }
         }
-    }
-
-    /// The roots of a space, for a CPU that is to load one.
-    ///
-    /// # Errors
-    /// [`Status::NotFound`].
-    #[inline]
-    pub fn roots(&self, space: SpaceId) -> Result<Roots, Status> {
-        self.live(space).map(|found| found.roots)
     }
 
     /// Counts a user of a space: a vCPU whose current space it is, or a CPU that has one of its
@@ -124,125 +105,68 @@ impl Memory {
     /// # Errors
     /// [`Status::Busy`] for space 0, a space in use and one that shows granted pages;
     /// [`Status::NotFound`]; [`Status::Retry`] while tables are left.
-    pub fn space_destroy<T: TableMemory>(&mut self, machine: Machine<'_, T>, space: SpaceId) -> Result<(), Status> {
+    pub fn space_destroy(&mut self, machine: Machine<'_, impl TableMemory>, space: SpaceId) -> Result<(), Status> {
         if space == SpaceId::FIRST {
             return Err(Status::Busy);
         }
-        let entry = self.spaces.get_mut(index_of(space.0));
-        let found = entry.and_then(Option::as_mut).ok_or(Status::NotFound)?;
+        let number = index_of(space.0);
+        let found = self.spaces.get(number).and_then(Option::as_ref).ok_or(Status::NotFound)?;
         if found.active > 0 || found.grants > 0 {
             return Err(Status::Busy);
         }
-        found.dying = true;
-        let mut work = WORK;
-        if self.dismantle(machine, space, &mut work) { Ok(()) } else { Err(Status::Retry) }
+        self.dismantle(machine, number).ok_or(Status::Retry)
     }
 
-    /// Empties the lower half of a space and gives its roots back. Answers whether it is all done.
-    pub(super) fn dismantle<T: TableMemory>(
-        &mut self,
-        machine: Machine<'_, T>,
-        space: SpaceId,
-        work: &mut u64,
-    ) -> bool {
-        let entry = self.spaces.get(index_of(space.0));
-        let Some(roots) = entry.copied().flatten().map(|space| space.roots) else {
-            return true;
-        };
-        if !self.sweep_top(machine, roots, (0, HYPERVISOR_FIRST_SLOT), work) {
-            return false;
-        }
+    /// Empties the lower half of a space and gives its roots back. Nothing while some is left.
+    pub(super) fn dismantle(&mut self, machine: Machine<'_, impl TableMemory>, number: usize) -> Option<()> {
         // The last space's kernel half is not shared any more.
-        let last = self.spaces.iter().flatten().count() == 1;
-        if last && !self.sweep_top(machine, roots, (KERNEL_FIRST_SLOT, 512), work) {
-            return false;
+        let is_last = self.spaces.iter().flatten().count() == 1;
+        let space = self.spaces.get_mut(number)?.as_mut()?;
+        space.is_dying = true;
+        let roots = space.roots;
+        let mut work = WORK;
+        self.sweep(machine, (roots.kernel, TOP), 0..index(HYPERVISOR_FIRST_SLOT), &mut work)?;
+        if is_last {
+            self.sweep(machine, (roots.kernel, TOP), index(KERNEL_FIRST_SLOT)..512, &mut work)?;
         }
         self.give_table(machine, roots.kernel);
+        // It still names tables of the lower half, but nobody can enter it; the pool clears it.
         self.give_table(machine, roots.user);
-        if let Some(entry) = self.spaces.get_mut(index_of(space.0)) {
-            *entry = None;
-        }
-        true
+        *self.spaces.get_mut(number)? = None;
+        Some(())
     }
 
-    /// Empties a range of top-level slots.
-    fn sweep_top<T: TableMemory>(
+    /// Empties slots of a table and all below, as far as the work allows; the tables themselves say
+    /// how far it came. Recursion is at most four deep.
+    fn sweep(
         &mut self,
-        machine: Machine<'_, T>,
-        roots: Roots,
-        (first, end): (u64, u64),
+        machine: Machine<'_, impl TableMemory>,
+        (table, level): (Mfn, u32),
+        slots: Range<usize>,
         work: &mut u64,
-    ) -> bool {
-        for slot in index(first)..index(end) {
-            let Stored::Table(next) = Stored::of(machine.tables.load(roots.kernel, slot)) else {
-                continue;
-            };
-            if !self.sweep(machine, next.frame(), 3, work) {
-                return false;
-            }
-            machine.tables.store(roots.user, slot, ValidEntry::NONE);
-            machine.tables.store(roots.kernel, slot, ValidEntry::NONE);
-            self.give_table(machine, next.frame());
-        }
-        true
-    }
-
-    /// Empties a table and all below, as far as the work allows; the tables themselves say how far it
-    /// came. Recursion is at most three deep.
-    fn sweep<T: TableMemory>(&mut self, machine: Machine<'_, T>, table: Mfn, level: u32, work: &mut u64) -> bool {
-        for slot in 0..512 {
-            if *work == 0 {
-                return false;
-            }
-            *work = work.saturating_sub(1);
+    ) -> Option<()> {
+        for slot in slots {
+            *work = work.checked_sub(1)?;
             let word = machine.tables.load(table, slot);
-            if word == 0 {
-                continue;
-            }
             let cost = match Stored::of(word) {
+                Stored::Nothing => continue,
                 Stored::Table(next) if level > 1 => {
-                    if !self.sweep(machine, next.frame(), level.saturating_sub(1), work) {
-                        return false;
-                    }
+                    self.sweep(machine, (next, level.wrapping_sub(1)), 0..512, work)?;
                     machine.tables.store(table, slot, ValidEntry::NONE);
-                    self.give_table(machine, next.frame());
+                    self.give_table(machine, next);
                     TABLE_WORK
                 }
-                Stored::Large(_) => {
+                stored @ (Stored::Large(_) | Stored::Table(_)) => {
                     machine.tables.store(table, slot, ValidEntry::NONE);
-                    self.let_go_large(machine, word, LARGE_PAGE_FRAMES);
-                    LARGE_PAGE_FRAMES
-                }
-                Stored::Table(_) | Stored::Nothing => {
-                    machine.tables.store(table, slot, ValidEntry::NONE);
-                    self.let_go(machine, word);
-                    LEAF_WORK
+                    let frames = if matches!(stored, Stored::Large(_)) { LARGE_PAGE_FRAMES } else { 1 };
+                    if let Some(leaf) = Leaf::of(word) {
+                        self.list.let_go(machine, leaf, frames);
+                    }
+                    frames
                 }
             };
             *work = work.saturating_sub(cost);
         }
-        true
-    }
-
-    /// The spaces that exist, dying ones included.
-    pub(super) fn space_numbers(&self) -> impl Iterator<Item = SpaceId> + '_ {
-        let numbered = (0_u32..).zip(&self.spaces);
-        numbered.filter_map(|(number, space)| space.is_some().then_some(SpaceId(number)))
-    }
-
-    /// Whether somebody runs in any space.
-    pub(super) fn is_active(&self) -> bool {
-        self.spaces.iter().flatten().any(|space| space.active > 0)
-    }
-
-    /// Marks a space as dying.
-    pub(super) fn condemn(&mut self, space: SpaceId) {
-        if let Some(Some(found)) = self.spaces.get_mut(index_of(space.0)) {
-            found.dying = true;
-        }
+        Some(())
     }
 }
-
-/// Frames that a space takes before anything is mapped in it.
-pub(crate) const ROOT_FRAMES: u64 = 2;
-const _: () = assert!(wide(size_of::<Roots>()) == ROOT_FRAMES * 8);

@@ -6,16 +6,14 @@
 //! frame list and time page stay what they are, apart from the others, so that the runs of 512 frames
 //! among these are found again. All are zero.
 
-use protocol::Gfn;
+use protocol::{Gfn, Status};
 
 use super::{Machine, Memory, TableMemory};
 use crate::addr::Mfn;
-use crate::frame::{Kind, Refused, Use};
+use crate::frame::Kind;
 
 /// Frames that one step takes at most.
 const STEP_FRAMES: u64 = 64;
-/// Work of one step in tables; see [`super::spaces`].
-const STEP_WORK: u64 = 4096;
 
 /// Whether all is taken apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,65 +37,39 @@ impl Memory {
     /// Does one step.
     ///
     /// # Errors
-    /// [`Refused::Busy`] when a vCPU still runs in a space, or a frame is still referred to from
+    /// [`Status::Busy`] when a vCPU still runs in a space, or a frame is still referred to from
     /// outside; the step can be repeated.
-    pub fn teardown_step<T: TableMemory>(&mut self, machine: Machine<'_, T>) -> Result<Teardown, Refused> {
-        if self.is_active() {
-            return Err(Refused::Busy);
+    pub fn teardown_step(&mut self, machine: Machine<'_, impl TableMemory>) -> Result<Teardown, Status> {
+        if self.spaces.iter().flatten().any(|space| space.active > 0) {
+            return Err(Status::Busy);
         }
         // Space 0 last, since the others' kernel half is its.
-        let last = self.space_numbers().last();
-        if let Some(space) = last {
-            self.condemn(space);
-            let mut work = STEP_WORK;
-            self.dismantle(machine, space, &mut work);
+        if let Some(last) = self.spaces.iter().rposition(Option::is_some) {
+            // Whether this was the last step of it shows in the next one.
+            let _ = self.dismantle(machine, last);
             return Ok(Teardown::Again);
         }
-        if self.taken_down < self.list.frames() {
-            return self.keep_data(machine).map(|()| Teardown::Again);
+        for page in core::mem::take(&mut self.vcpu_pages).into_iter().flatten() {
+            self.unpin(machine, page);
+        }
+        let end = self.taken_down.saturating_add(STEP_FRAMES).min(self.list.frames);
+        if self.taken_down < end {
+            while self.taken_down < end {
+                let number = Gfn(self.taken_down);
+                if self.list.get(machine, number)?.is_some() {
+                    self.release_one(machine, number)?;
+                }
+                self.taken_down = self.taken_down.saturating_add(1);
+            }
+            return Ok(Teardown::Again);
         }
         for _ in 0..STEP_FRAMES {
-            let taken = self.pool.take(machine.frames, self.owner, Kind::Kept);
-            if taken.is_none() {
-                // The list is zero since its last frame was kept.
+            if self.pool.take(machine.frames, self.class(Kind::Kept), 0).is_err() {
+                // The list is zero since its last frame was released.
                 machine.tables.clear(self.time_page);
-                return Ok(Teardown::Done(Remains { list: self.list.first(), time_page: self.time_page }));
+                return Ok(Teardown::Done(Remains { list: self.list.first, time_page: self.time_page }));
             }
         }
         Ok(Teardown::Again)
-    }
-
-    /// Keeps the next guest frames.
-    ///
-    /// # Errors
-    /// [`Refused::Busy`].
-    fn keep_data<T: TableMemory>(&mut self, machine: Machine<'_, T>) -> Result<(), Refused> {
-        let end = self.taken_down.saturating_add(STEP_FRAMES);
-        while self.taken_down < end.min(self.list.frames()) {
-            let number = Gfn(self.taken_down);
-            if let Ok(Some(frame)) = self.list.get(machine, number) {
-                let (first, pages) = self.vcpu_pages;
-                if number.0.wrapping_sub(first.0) < pages {
-                    self.unpin(machine, frame);
-                    // Not once more, should the frame turn out to be busy.
-                    self.vcpu_pages = (Gfn(number.0.saturating_add(1)), pages.saturating_sub(1));
-                }
-                self.keep(machine, frame, Kind::Data)?;
-                self.list.set(machine, number, None);
-            }
-            self.taken_down = self.taken_down.saturating_add(1);
-        }
-        Ok(())
-    }
-
-    /// Clears a frame and keeps it.
-    ///
-    /// # Errors
-    /// [`Refused::Busy`].
-    fn keep<T: TableMemory>(&self, machine: Machine<'_, T>, frame: Mfn, kind: Kind) -> Result<(), Refused> {
-        let kept = Use::new(self.owner, Kind::Kept);
-        machine.frames.change(frame, self.owner, kind, kept)?;
-        machine.tables.clear(frame);
-        Ok(())
     }
 }

@@ -7,7 +7,7 @@ use protocol::layout::{CHANNEL_STRIDE, PAGE_SIZE, PHYSMAP, limit};
 use protocol::manifest::{ChannelManifest, Manifest, Segment, VmManifest};
 use protocol::version::CURRENT;
 
-use super::error::{ImageError, Problem};
+use super::error::{Problem, Subject, ensure};
 use super::image::Payloads;
 use super::plan::Plan;
 use crate::addr::convert::{index, wide};
@@ -20,23 +20,20 @@ const MOST_PERCENT: u64 = 1600;
 ///
 /// # Errors
 /// The first thing that is wrong.
-pub(super) fn check_manifest(manifest: &Manifest, payloads: Payloads<'_>) -> Result<(), ImageError> {
-    let found = wide(manifest.vms.len());
-    if found == 0 || found > u64::from(limit::VMS) {
-        return Err(ImageError::VmCount { found });
-    }
-    for ((vm, machine), position) in (0..).zip(&manifest.vms).zip(0..) {
+pub(super) fn check_manifest(manifest: &Manifest, payloads: Payloads<'_>) -> Result<(), Problem> {
+    within("the system has # VMs; # to # are possible", wide(manifest.vms.len()), 1, limit::VMS.into())?;
+    for ((number, vm), position) in (0..).zip(&manifest.vms).zip(0..) {
         let earlier = manifest.vms.iter().take(position);
-        check_name(&machine.name, earlier.map(|vm| vm.name.as_str()))
-            .and_then(|()| check_vm(machine, payloads))
-            .and_then(|()| check_channel_count(manifest, vm))
-            .map_err(|problem| ImageError::Vm { vm, problem })?;
+        check_name(&vm.name, earlier.map(|vm| vm.name.as_str()))
+            .and_then(|()| check_vm(vm, payloads))
+            .and_then(|()| check_channel_count(manifest, number))
+            .map_err(|problem| problem.of(Subject::Vm(number)))?;
     }
-    for ((channel, found), position) in (0..).zip(&manifest.channels).zip(0..) {
+    for ((number, channel), position) in (0..).zip(&manifest.channels).zip(0..) {
         let earlier = manifest.channels.iter().take(position);
-        check_name(&found.name, earlier.map(|channel| channel.name.as_str()))
-            .and_then(|()| check_channel(manifest, found))
-            .map_err(|problem| ImageError::Channel { channel, problem })?;
+        check_name(&channel.name, earlier.map(|channel| channel.name.as_str()))
+            .and_then(|()| check_channel(manifest, channel))
+            .map_err(|problem| problem.of(Subject::Channel(number)))?;
     }
     Ok(())
 }
@@ -46,26 +43,23 @@ pub(super) fn check_manifest(manifest: &Manifest, payloads: Payloads<'_>) -> Res
 /// # Errors
 /// The first thing that is wrong.
 fn check_vm(vm: &VmManifest, payloads: Payloads<'_>) -> Result<(), Problem> {
-    if !CURRENT.serves(vm.abi) {
-        return Err(Problem::Version { wanted: vm.abi });
-    }
-    within("its memory_frames", vm.memory_frames, 1, NUMBER_END)?;
-    within("its pool_frames", vm.pool_frames, 1, NUMBER_END)?;
-    within("its number of vCPUs", vm.vcpus.into(), 1, limit::VCPUS.into())?;
-    within("its weight", vm.weight.into(), 1, u32::MAX.into())?;
-    within("its cap_percent", vm.cap_percent.into(), 0, MOST_PERCENT)?;
-    let command_line = wide(vm.command_line.len());
-    within("the length of its command line", command_line, 0, limit::COMMAND_LINE.into())?;
-    if vm.command_line.bytes().any(|byte| byte == 0) {
-        return Err(Problem::CommandLine);
-    }
+    let versions = [vm.abi.major, vm.abi.minor, CURRENT.major, CURRENT.minor].map(u64::from);
+    let sentence = "its kernel was built for ABI #.#, but this hypervisor serves #.#";
+    ensure(CURRENT.serves(vm.abi), sentence, &versions)?;
+    within("its memory_frames is #; # to # are possible", vm.memory_frames, 1, NUMBER_END)?;
+    within("its pool_frames is #; # to # are possible", vm.pool_frames, 1, NUMBER_END)?;
+    within("it has # vCPUs; # to # are possible", vm.vcpus.into(), 1, limit::VCPUS.into())?;
+    within("its weight is #; # to # are possible", vm.weight.into(), 1, u32::MAX.into())?;
+    within("its cap_percent is #; # to # are possible", vm.cap_percent.into(), 0, MOST_PERCENT)?;
+    let bytes = wide(vm.command_line.len());
+    within("its command line has # bytes; # to # are possible", bytes, 0, limit::COMMAND_LINE.into())?;
+    let is_text = vm.command_line.bytes().all(|byte| byte != 0);
+    ensure(is_text, "its command line holds a zero byte", &[])?;
     check_segments(vm, payloads)?;
     check_modules(vm, payloads)?;
     let needed = Plan::of(vm).first_free.0;
-    if needed > vm.memory_frames {
-        return Err(Problem::MemoryTooSmall { needed, found: vm.memory_frames });
-    }
-    Ok(())
+    let sentence = "it has # frames of memory, but its kernel, modules and start need #";
+    ensure(needed <= vm.memory_frames, sentence, &[vm.memory_frames, needed])
 }
 
 /// Checks the segments and that the entry is in one of them.
@@ -78,19 +72,15 @@ fn check_segments(vm: &VmManifest, payloads: Payloads<'_>) -> Result<(), Problem
     let mut free = 0_u64;
     for segment in &vm.segments {
         let address = segment.address;
-        if !address.is_multiple_of(PAGE_SIZE) || segment.memory_bytes == 0 || segment.file_bytes > segment.memory_bytes
-        {
-            return Err(Problem::SegmentShape { address });
-        }
-        if address < first || !GuestVirt(address).is_guest_range(segment.memory_bytes) {
-            return Err(Problem::SegmentPlace { address });
-        }
-        if address < free {
-            return Err(Problem::SegmentOrder { address });
-        }
-        if segment.flags.contains(MapFlags::LARGE) {
-            return Err(Problem::SegmentFlags { address });
-        }
+        let has_shape =
+            address.is_multiple_of(PAGE_SIZE) && segment.memory_bytes > 0 && segment.file_bytes <= segment.memory_bytes;
+        let sentence = "the segment at @ is empty, not page-aligned, or larger in the image than in memory";
+        ensure(has_shape, sentence, &[address])?;
+        let has_place = address >= first && GuestVirt(address).is_guest_range(segment.memory_bytes);
+        ensure(has_place, "the segment at @ lies where no guest kernel may lie", &[address])?;
+        ensure(address >= free, "the segment at @ does not lie behind the one before it", &[address])?;
+        let is_small = !segment.flags.contains(MapFlags::LARGE);
+        ensure(is_small, "the segment at @ asks for large pages", &[address])?;
         payloads.check(segment.image_offset, segment.file_bytes)?;
         let end = address.saturating_add(segment.memory_bytes);
         free = end.checked_next_multiple_of(PAGE_SIZE).unwrap_or(u64::MAX);
@@ -99,7 +89,7 @@ fn check_segments(vm: &VmManifest, payloads: Payloads<'_>) -> Result<(), Problem
         let offset = vm.entry.checked_sub(segment.address);
         segment.flags.contains(MapFlags::EXECUTE) && offset.is_some_and(|offset| offset < segment.memory_bytes)
     };
-    if vm.segments.iter().any(entered) { Ok(()) } else { Err(Problem::Entry { address: vm.entry }) }
+    ensure(vm.segments.iter().any(entered), "its entry @ is in no executable segment", &[vm.entry])
 }
 
 /// Checks the modules.
@@ -108,7 +98,7 @@ fn check_segments(vm: &VmManifest, payloads: Payloads<'_>) -> Result<(), Problem
 /// The first thing that is wrong.
 fn check_modules(vm: &VmManifest, payloads: Payloads<'_>) -> Result<(), Problem> {
     let count = wide(vm.modules.len());
-    within("its number of modules", count, 0, limit::MODULES.into())?;
+    within("it has # modules; # to # are possible", count, 0, limit::MODULES.into())?;
     for (position, module) in vm.modules.iter().enumerate() {
         let earlier = vm.modules.iter().take(position);
         check_name(&module.name, earlier.map(|module| module.name.as_str()))?;
@@ -120,11 +110,11 @@ fn check_modules(vm: &VmManifest, payloads: Payloads<'_>) -> Result<(), Problem>
 /// Checks how many channels end at a VM.
 ///
 /// # Errors
-/// [`Problem::Number`].
+/// That there are too many.
 fn check_channel_count(manifest: &Manifest, vm: u32) -> Result<(), Problem> {
     let ends = manifest.channels.iter();
     let count = ends.filter(|channel| channel.ends.contains(&vm)).count();
-    within("its number of channels", wide(count), 0, limit::CHANNELS.into())
+    within("it has # channels; # to # are possible", wide(count), 0, limit::CHANNELS.into())
 }
 
 /// Checks the ends, size and labels of a channel.
@@ -132,19 +122,14 @@ fn check_channel_count(manifest: &Manifest, vm: u32) -> Result<(), Problem> {
 /// # Errors
 /// The first thing that is wrong.
 fn check_channel(manifest: &Manifest, channel: &ChannelManifest) -> Result<(), Problem> {
-    let ends = channel.ends;
-    let [one, two] = ends.map(|end| manifest.vms.get(index(end.into())));
-    let (Some(one), Some(two)) = (one, two) else {
-        return Err(Problem::Ends { ends });
+    let numbers @ [first, second] = channel.ends.map(u64::from);
+    let [one, two] = numbers.map(|end| manifest.vms.get(index(end)));
+    let (Some(one), Some(two), true) = (one, two, first != second) else {
+        return Err(Problem::new("its ends # and # are not two VMs of the system", &numbers));
     };
-    if core::ptr::eq(one, two) {
-        return Err(Problem::Ends { ends });
-    }
-    within("its number of frames", channel.frames, 1, CHANNEL_STRIDE / PAGE_SIZE)?;
-    if !one.label.flows_to(two.label) || !two.label.flows_to(one.label) {
-        return Err(Problem::Labels { ends });
-    }
-    Ok(())
+    within("it has # frames; # to # are possible", channel.frames, 1, CHANNEL_STRIDE / PAGE_SIZE)?;
+    let flows = one.label.flows_to(two.label) && two.label.flows_to(one.label);
+    ensure(flows, "the labels of its ends # and # do not allow a flow both ways", &numbers)
 }
 
 /// Checks a name by itself and against those before it.
@@ -152,26 +137,16 @@ fn check_channel(manifest: &Manifest, channel: &ChannelManifest) -> Result<(), P
 /// # Errors
 /// What is wrong with it.
 fn check_name<'n>(name: &str, mut earlier: impl Iterator<Item = &'n str>) -> Result<(), Problem> {
-    let bytes = wide(name.len());
-    if bytes == 0 || bytes > u64::from(limit::NAME) {
-        return Err(Problem::NameLength { bytes });
-    }
-    if !name.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(Problem::NameCharacter);
-    }
-    if earlier.any(|taken| taken == name) {
-        return Err(Problem::NameTaken);
-    }
-    Ok(())
+    within("a name has # bytes; # to # are possible", wide(name.len()), 1, limit::NAME.into())?;
+    let is_visible = name.bytes().all(|byte| byte.is_ascii_graphic());
+    ensure(is_visible, "a name holds a character that is not visible ASCII", &[])?;
+    ensure(!earlier.any(|taken| taken == name), "its name is taken already", &[])
 }
 
-/// Checks a number against its bounds.
+/// Checks a number; `sentence` tells it and the two bounds.
 ///
 /// # Errors
-/// [`Problem::Number`].
-const fn within(what: &'static str, found: u64, least: u64, most: u64) -> Result<(), Problem> {
-    if found < least || found > most {
-        return Err(Problem::Number { what, found, least, most });
-    }
-    Ok(())
+/// That it is outside.
+fn within(sentence: &'static str, found: u64, least: u64, most: u64) -> Result<(), Problem> {
+    ensure((least..=most).contains(&found), sentence, &[found, least, most])
 }

@@ -6,13 +6,13 @@
 
 pub mod build;
 mod check;
-pub mod error;
-#[cfg(test)]
-mod fixture;
+mod error;
 pub mod image;
-pub mod plan;
+mod plan;
 
-pub use build::{Build, Builder, Built, ChannelEnd, Origin, VmSource, claim_channel};
-pub use error::{BuildError, ImageError, Problem};
+pub use build::{Build, Builder, ChannelEnd, Origin, VmSource, claim_channel};
+pub use error::{Problem, Subject};
 pub use image::SystemImage;
-pub use plan::Plan;
+
+#[cfg(test)]
+mod tests;

@@ -7,32 +7,32 @@ use protocol::manifest::VmManifest;
 
 /// Bytes of the image that belong into consecutive guest frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Piece {
+pub(super) struct Piece {
     /// The first frame.
-    pub first: Gfn,
+    pub(super) first: Gfn,
     /// Frames, with those that stay zero.
-    pub frames: u64,
+    pub(super) frames: u64,
     /// Where the bytes lie in the image.
-    pub image_offset: u64,
+    pub(super) image_offset: u64,
     /// How many.
-    pub bytes: u64,
+    pub(super) bytes: u64,
 }
 
 /// The frames behind the pieces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Plan {
+pub(super) struct Plan {
     /// The start info.
-    pub start_info: Gfn,
+    pub(super) start_info: Gfn,
     /// The first vCPU's page; the others follow.
-    pub vcpu_pages: Gfn,
+    pub(super) vcpu_pages: Gfn,
     /// The lowest frame of the first stack.
-    pub stack: Gfn,
+    pub(super) stack: Gfn,
     /// The first frame that holds nothing.
-    pub first_free: Gfn,
+    pub(super) first_free: Gfn,
 }
 
 /// The pieces of a VM: its segments, then its modules.
-pub fn pieces(manifest: &VmManifest) -> impl Iterator<Item = Piece> + '_ {
+pub(super) fn pieces(manifest: &VmManifest) -> impl Iterator<Item = Piece> + '_ {
     let segments =
         manifest.segments.iter().map(|segment| (segment.image_offset, segment.file_bytes, segment.memory_bytes));
     let modules = manifest.modules.iter().map(|module| (module.image_offset, module.bytes, module.bytes));
@@ -48,7 +48,7 @@ pub fn pieces(manifest: &VmManifest) -> impl Iterator<Item = Piece> + '_ {
 impl Plan {
     /// The plan of a VM. Numbers saturate; the image check compares them with the VM's memory.
     #[must_use]
-    pub fn of(manifest: &VmManifest) -> Plan {
+    pub(super) fn of(manifest: &VmManifest) -> Plan {
         let end = pieces(manifest).last().map_or(0, |piece| piece.first.0.saturating_add(piece.frames));
         let vcpu_pages = end.saturating_add(1);
         let stack = vcpu_pages.saturating_add(u64::from(manifest.vcpus));

@@ -165,7 +165,7 @@ fn walk_pages(vcpu: &Vcpu, address: u64, into: &mut [WalkStep; 4]) -> usize {
     };
     let walk = memory.page_walk(machine().memory(), vcpu.space(), GuestVirt(address));
     let mut steps = 0_usize;
-    for (slot, step) in into.iter_mut().zip(walk.steps()) {
+    for (slot, step) in into.iter_mut().zip(walk.into_iter().flatten()) {
         *slot = step;
         steps = steps.saturating_add(1);
     }

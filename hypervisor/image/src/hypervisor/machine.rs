@@ -17,6 +17,7 @@ use hv_core::time::VmClock;
 use hv_core::vm::{ChannelEnd, SystemImage};
 use protocol::flags::Features;
 use protocol::label::Label;
+use protocol::layout::PAGE_SIZE;
 use protocol::{GuestVirt, Status, VcpuId, VmId};
 
 use super::clock::Clock;
@@ -204,10 +205,8 @@ impl Vm {
         let own = 1 << hv_arch::local::id().0;
         let cpus = self.cpus.load(Ordering::SeqCst);
         if cpus & own != 0 {
-            match flush.range {
-                Some(range) => mmu::flush_range(GuestVirt(range.start), range.pages),
-                None => mmu::load_root(mmu::root()),
-            }
+            let pages = flush.end.wrapping_sub(flush.start) / PAGE_SIZE;
+            mmu::flush_range(GuestVirt(flush.start), pages);
         }
         if cpus & !own != 0 {
             mmu::flush::shoot_down(cpus);

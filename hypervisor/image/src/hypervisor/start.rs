@@ -18,7 +18,8 @@ use hv_core::grant::GrantTable;
 use hv_core::sched::Scheduler;
 use hv_core::space::{self, HypervisorSlots, Region};
 use hv_core::time::{Clock, Scale, VmClock};
-use hv_core::vm::{Build, Builder, Built, ChannelEnd, Origin, SystemImage, VmSource, claim_channel};
+use hv_core::vm::{Build, Builder, ChannelEnd, Origin, SystemImage, VmSource, claim_channel};
+use protocol::layout::{FIRST_STACK_TOP, START_INFO};
 use protocol::manifest::{Manifest, OnCrash, VmManifest};
 use protocol::record::{Record, Started};
 use protocol::{SpaceId, VcpuId, VmId, flags};
@@ -212,9 +213,7 @@ fn build_all(machine: &'static Machine) {
                 Err(error) => boot::refuse(format_args!("VM {} cannot be built: {error}", vm.name())),
             }
         }
-        if let Some(built) = builder.finish() {
-            launch(vm, built);
-        }
+        launch(vm, builder.finish());
     }
 }
 
@@ -226,7 +225,7 @@ pub(super) fn builder(
     vm: &'static Vm,
     origin: Origin,
     slots: &HypervisorSlots,
-) -> Result<Builder<'static>, hv_core::vm::BuildError> {
+) -> Result<Builder<'static>, hv_core::vm::Problem> {
     let index = usize::try_from(vm.id.0).unwrap_or(usize::MAX);
     let image = machine().image;
     let (Some(manifest), Some(channels)) = (image.manifest().vms.get(index), machine().ends.get(index)) else {
@@ -247,24 +246,25 @@ pub(super) fn builder(
 }
 
 /// Gives a VM the memory that was built for it and makes its first vCPU ready.
-pub(super) fn launch(vm: &'static Vm, mut built: Built) {
+pub(super) fn launch(vm: &'static Vm, mut memory: space::Memory) {
     let clock = VmClock::starting_at(machine().clock.0, hv_arch::cpu::read_tsc());
     *vm.clock.lock() = clock;
-    mmu::direct::write_time_page(built.time_page, &clock.page(0, 0).page);
+    mmu::direct::write_time_page(memory.time_page(), &clock.page(0, 0).page);
     vm.ports.lock().reset();
-    for (vcpu, page) in vm.vcpus().iter().zip(built.vcpu_pages) {
+    let index = usize::try_from(vm.id.0).unwrap_or(usize::MAX);
+    let entry = machine().image.manifest().vms.get(index);
+    let first = entry.map_or(0, |entry| entry.entry);
+    for (vcpu, page) in vm.vcpus().iter().zip(*memory.vcpu_pages()) {
         vcpu.set_page(page.unwrap_or(Mfn(0)));
         vcpu.page().replace_mask(Upcalls::Masked);
         vcpu.clear_handlers();
         vcpu.trace.clear();
-        if let Ok(roots) = built.memory.enter(SpaceId::FIRST) {
+        if let Ok(roots) = memory.enter(SpaceId::FIRST) {
             vcpu.set_space(SpaceId::FIRST, roots);
         }
-        vcpu.prepare(Registers::start(built.entry.0, built.stack.0, built.start_info.0));
+        vcpu.prepare(Registers::start(first, FIRST_STACK_TOP.0, START_INFO.0));
     }
-    vm.replace_memory(Some(built.memory));
-    let index = usize::try_from(vm.id.0).unwrap_or(usize::MAX);
-    let entry = machine().image.manifest().vms.get(index);
+    vm.replace_memory(Some(memory));
     let (weight, cap) = entry.map_or((100, 0), |entry| (entry.weight, entry.cap_percent));
     machine().line.lock().console.open(vm.id, vm.name());
     let count = u32::try_from(vm.vcpu_count).unwrap_or(0);

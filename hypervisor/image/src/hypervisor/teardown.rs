@@ -1,9 +1,8 @@
 //! Taking an ended VM apart, in steps that a CPU does between guests, and building it again.
 
 use hv_core::addr::Mfn;
-use hv_core::frame::{Kind, Owner};
 use hv_core::grant::Revoking;
-use hv_core::space::{FrameList, Remains, Teardown};
+use hv_core::space::{Remains, Teardown};
 use hv_core::vm::{Build, Builder, Origin};
 use protocol::{GrantRef, Status, VmId};
 
@@ -32,7 +31,7 @@ enum Stage {
     /// A VM is being built again.
     Building(Builder<'static>),
     /// Its frames become free, from this one on.
-    Free(Remains, Mfn),
+    Free(Mfn),
 }
 
 struct Working {
@@ -97,7 +96,7 @@ fn step_of(vm: &'static Vm, working: &mut Working, after: After) -> bool {
             working.vm = vm.id;
             working.stage = match after {
                 After::Restart => Stage::Rebuild(remains),
-                After::Nothing => Stage::Free(remains, Mfn(0)),
+                After::Nothing => Stage::Free(Mfn(0)),
             };
             true
         }
@@ -116,36 +115,20 @@ fn finish(vm: &'static Vm, working: &mut Working, after: After) -> bool {
         Stage::Building(mut builder) => match builder.step(machine().memory()) {
             Ok(Build::Again) => working.stage = Stage::Building(builder),
             Ok(Build::Done) => {
-                if let Some(built) = builder.finish() {
-                    start::launch(vm, built);
-                }
+                start::launch(vm, builder.finish());
                 end(vm, after, Life::Live);
             }
             Err(_) => cannot_fail(),
         },
-        Stage::Free(remains, next) => {
-            let owner = Owner::Vm(vm.id);
-            match machine().frames.free_kept(owner, next, STEP_FRAMES) {
-                Some(next) => working.stage = Stage::Free(remains, next),
-                None => {
-                    free_remains(vm, remains);
-                    machine().live.fetch_sub(1, Ordering::SeqCst);
-                    end(vm, after, Life::Gone);
-                }
+        Stage::Free(next) => match machine().frames.free_remains(vm.id, next, STEP_FRAMES) {
+            Some(next) => working.stage = Stage::Free(next),
+            None => {
+                machine().live.fetch_sub(1, Ordering::SeqCst);
+                end(vm, after, Life::Gone);
             }
-        }
+        },
     }
     true
-}
-
-/// Frees the last frames of a VM.
-fn free_remains(vm: &Vm, remains: Remains) {
-    let (frames, owner) = (&machine().frames, Owner::Vm(vm.id));
-    for offset in 0..FrameList::run_length(vm.memory_frames()) {
-        // Refused means that the frame was not the VM's: then it is not its to free.
-        let _ = frames.free(remains.list.offset(offset), owner, Kind::FrameList);
-    }
-    let _ = frames.free(remains.time_page, owner, Kind::Shared);
 }
 
 /// The VM is taken apart: what comes then.

@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{CHANNEL_FRAMES, FRAMES, OWNER, TestMachine};
+use super::{CHANNEL_FRAMES, FRAMES, TestMachine, class, frame_of};
 use crate::addr::Mfn;
-use crate::frame::Kind;
+use crate::frame::{Class, Kind};
 use crate::space::{Memory, TableMemory};
 use protocol::flags::MapFlags;
 use protocol::{Gfn, SpaceId};
@@ -32,7 +32,7 @@ struct Walk<'m> {
 impl Walk<'_> {
     fn table(&mut self, space: Option<SpaceId>, table: u64, level: u32, base: u64) {
         assert!(self.tables.insert(table), "table {table:#x} is used twice");
-        let known = self.machine.frames.references(Mfn(table), OWNER, Kind::Table);
+        let known = self.machine.frames.references(Mfn(table), class(Kind::Table));
         assert_eq!(known, Some(0), "table {table:#x}");
         for slot in 0..512_u64 {
             let word = self.machine.tables.load(Mfn(table), usize::try_from(slot).unwrap());
@@ -64,11 +64,13 @@ impl Walk<'_> {
 /// Checks every invariant that can be recounted, and returns what the CPUs would see.
 pub(super) fn audit(machine: TestMachine<'_>, memory: &Memory, pinned: &[Gfn]) -> View {
     let mut walk = Walk { machine, tables: BTreeSet::new(), view: View::new() };
-    let spaces: Vec<_> = memory.space_numbers().collect();
     let word = |table: Mfn, slot: usize| machine.tables.load(table, slot);
     let mut kernel_half: Option<Vec<u64>> = None;
-    for space in spaces {
-        let roots = memory.spaces[usize::try_from(space.0).unwrap()].unwrap().roots;
+    for (space, found) in (0..).map(SpaceId).zip(&memory.spaces) {
+        let Some(found) = found else {
+            continue;
+        };
+        let roots = found.roots;
         for root in [roots.kernel, roots.user] {
             assert!(walk.tables.insert(root.0));
             for slot in 256..272 {
@@ -112,28 +114,29 @@ fn recount(machine: TestMachine<'_>, memory: &Memory, walk: &Walk<'_>, pinned: &
         }
     }
     for frame in pinned {
-        let frame = memory.frame(machine, *frame).unwrap();
+        let frame = frame_of(machine, memory, *frame).unwrap();
         *references.entry(frame.0).or_default() += 1;
     }
     let mut data = 0;
     for number in 0..FRAMES {
-        if let Some(frame) = memory.frame(machine, Gfn(number)) {
+        if let Some(frame) = frame_of(machine, memory, Gfn(number)) {
             data += 1;
-            assert_eq!(frames.number(frame, OWNER, Kind::Data), Some(number));
+            assert_eq!(frames.number(frame, class(Kind::Data)), Some(number));
             let counted = references.remove(&frame.0).unwrap_or(0);
-            assert_eq!(frames.references(frame, OWNER, Kind::Data), Some(counted));
+            assert_eq!(frames.references(frame, class(Kind::Data)), Some(counted));
         }
     }
     assert!(references.is_empty(), "mapped frames that are not the VM's");
-    assert_eq!(frames.count(OWNER, Kind::Data), data);
+    assert_eq!(frames.count(class(Kind::Data)), data);
     let tables = u64::try_from(walk.tables.len()).unwrap();
-    assert_eq!(frames.count(OWNER, Kind::Table), tables);
-    assert_eq!(frames.count(OWNER, Kind::Pool), memory.pool_frames());
+    assert_eq!(frames.count(class(Kind::Table)), tables);
+    assert_eq!(frames.count(class(Kind::Pool)), memory.pool_frames());
     for frame in 0..frames.frames() {
-        if frames.number(Mfn(frame), OWNER, Kind::Pool).is_some() {
+        if frames.number(Mfn(frame), class(Kind::Pool)).is_some() {
             assert!(machine.tables.is_clear(Mfn(frame)), "pool frame {frame:#x}");
         }
     }
-    let channel = frames.count(crate::frame::Owner::Hypervisor, Kind::Channel);
-    assert_eq!(channel, CHANNEL_FRAMES);
+    let channel = frames.count(Class::new(None, Kind::Channel));
+    // One more stands for the hypervisor's own table.
+    assert_eq!(channel, CHANNEL_FRAMES + 1);
 }

@@ -1,9 +1,10 @@
 //! Single cases: what the random sequences reach seldom or not at all.
 
 use super::audit::audit;
-use super::{FRAMES, OWNER, TestMachine, foreign_frame, with_memory};
-use crate::frame::{Kind, MAX_REFERENCES, Refused};
-use crate::space::{Batch, Covered, FlushOwed, GrantedFrame, Memory, TableMemory, Teardown, WORK_PAGES};
+use super::{FRAMES, TestMachine, class, foreign_frame, with_memory};
+use crate::frame::tests::KINDS;
+use crate::frame::{Kind, MAX_REFERENCES};
+use crate::space::{Covered, Memory, Teardown, WORK_PAGES};
 use protocol::call::{Map, Pair, Protect, Unmap};
 use protocol::flags::{MapFlags, MemoryOperation};
 use protocol::layout::{self, KERNEL_START, PAGE_SIZE};
@@ -97,7 +98,7 @@ fn a_large_page_replaces_an_emptied_table_which_comes_back_only_after_the_flush(
         assert_eq!(memory.pool_frames(), before);
         let mut flushes = 0;
         memory.settle(machine, covered.flush, |flush| {
-            assert_eq!((flush.space, flush.range), (None, None));
+            assert_eq!(flush, 0..u64::MAX);
             flushes += 1;
         });
         assert_eq!((flushes, memory.pool_frames()), (1, before + 1));
@@ -131,7 +132,7 @@ fn no_store_leads_a_cpu_to_a_table_that_is_not_clear_yet() {
         for store in machine.tables.take_stores() {
             assert_eq!(store.old, 0, "an entry changed in place");
             let next = (store.new >> 12) & 0xff_ffff_ffff;
-            let is_table = machine.frames.number(crate::addr::Mfn(next), OWNER, Kind::Table).is_some();
+            let is_table = machine.frames.number(crate::addr::Mfn(next), class(Kind::Table)).is_some();
             // Taken from the pool, so clear; nothing was stored in it before it could be reached.
             assert!(!is_table || !written.contains(&next));
             written.insert(store.table.0);
@@ -177,9 +178,8 @@ fn a_grant_in_the_kernel_half_outlives_the_space_it_was_mapped_through() {
         memory.space_create(machine).unwrap();
         let space = memory.space_create(machine).unwrap();
         let frame = foreign_frame(machine);
-        let granted = GrantedFrame { frame, tag: 200, writable: true };
         let address = GuestVirt(KERNEL_START);
-        memory.install_grant(machine, space, address, granted).unwrap();
+        memory.install_grant(machine, space, address, (frame, 200), MapFlags::WRITE).unwrap();
         assert_eq!(memory.unmap(machine, unmap(KERNEL_START, 1)), Err(Status::Busy));
         let found = memory.translate(machine, FIRST, address);
         assert_eq!(found, Ok(Pair((1 << 62) | 200, MapFlags::WRITE.bits())));
@@ -197,7 +197,7 @@ fn a_page_walk_tells_flags_and_no_frame() {
         mapped(machine, &mut memory, map(KERNEL_START, 0, 1, MapFlags::WRITE)).unwrap();
         let steps = |address| {
             let walk = memory.page_walk(machine, FIRST, GuestVirt(address));
-            let steps = walk.steps().map(|step| (step.level, step.index, step.flags));
+            let steps = walk.into_iter().flatten().map(|step| (step.level, step.index, step.flags));
             steps.collect::<Vec<_>>()
         };
         let table = 0b10_0111;
@@ -220,9 +220,9 @@ fn entry(operation: MemoryOperation, address: u64, count: u64) -> MemoryBatchEnt
 }
 
 fn run(machine: TestMachine<'_>, memory: &mut Memory, entries: &[MemoryBatchEntry]) -> Result<u64, Status> {
-    let Batch { done, refused, flush } = memory.batch(machine, entries);
-    memory.settle(machine, flush, |_| {});
-    Batch::reply(done, refused)
+    let (owed, result) = memory.batch(machine, entries);
+    memory.settle(machine, owed, |_| {});
+    result
 }
 
 #[test]
@@ -288,39 +288,32 @@ fn a_memory_taken_down_leaves_every_frame_kept_and_clear() {
         }
         assert_eq!(memory.release(machine, Gfn(1024), 10), Ok(10));
         assert_eq!(memory.reclaim(machine, Gfn(1024), 5), Ok(5));
-        memory.pin(machine, Gfn(1034)).unwrap();
-        memory.set_vcpu_pages(Gfn(1034), 1);
+        memory.vcpu_pages[0] = Some(memory.pin(machine, Gfn(1034)).unwrap());
         let outside = memory.pin(machine, Gfn(9)).unwrap();
         memory.enter(FIRST).unwrap();
-        assert_eq!(memory.teardown_step(machine), Err(Refused::Busy));
+        assert_eq!(memory.teardown_step(machine), Err(Status::Busy));
         memory.leave(FIRST);
         let mut result = memory.teardown_step(machine);
         while result == Ok(Teardown::Again) {
             result = memory.teardown_step(machine);
         }
         // A grant that was not revoked holds it up, and nothing else.
-        assert_eq!(result, Err(Refused::Busy));
+        assert_eq!(result, Err(Status::Busy));
         memory.unpin(machine, outside);
         while memory.teardown_step(machine) == Ok(Teardown::Again) {}
-        for kind in Kind::ALL {
+        for kind in KINDS {
             let expected = match kind {
                 Kind::Kept => FRAMES + 40,
                 Kind::FrameList => FRAMES.div_ceil(512),
                 Kind::Shared => 1,
                 _ => 0,
             };
-            assert_eq!(machine.frames.count(OWNER, *kind), expected, "{kind:?}");
+            assert_eq!(machine.frames.count(class(kind)), expected, "{kind:?}");
         }
         for frame in (0..machine.frames.frames()).map(crate::addr::Mfn) {
             let own = [Kind::Kept, Kind::FrameList, Kind::Shared].iter();
-            let mut own = own.filter_map(|kind| machine.frames.references(frame, OWNER, *kind));
+            let mut own = own.filter_map(|kind| machine.frames.references(frame, class(*kind)));
             assert!(own.next().is_none() || machine.tables.is_clear(frame));
         }
     });
-}
-
-#[test]
-#[should_panic(expected = "never settled")]
-fn a_flush_that_is_dropped_is_noticed_in_a_debug_build() {
-    drop(FlushOwed::all());
 }

@@ -11,17 +11,18 @@
 
 mod audit;
 mod clauses;
+mod entry;
+mod flush;
 mod model;
 mod random;
 
-use super::{FrameList, Machine, Memory, Parts, Region};
+use super::{FrameList, Machine, Memory, Region};
 use crate::addr::Mfn;
 use crate::fakes::{FakeMemory, free_table, records};
-use crate::frame::{Kind, Owner, Use};
+use crate::frame::{Class, Kind};
 use protocol::{Gfn, VmId};
 
 pub(super) const VM: VmId = VmId(3);
-pub(super) const OWNER: Owner = Owner::Vm(VM);
 /// Guest frames: two runs of 512, and some behind.
 pub(super) const FRAMES: u64 = 1024 + 16;
 /// Frames of the region of channel 1; channel 0 does not exist.
@@ -36,42 +37,47 @@ pub(super) fn with_memory(pool: u64, test: impl FnOnce(TestMachine<'_>, Memory))
     let frames = free_table(&records);
     let tables = FakeMemory::new(2600);
     let machine = Machine { frames: &frames, tables: &tables };
-    let claim = |owner, kind, count, alignment, number| {
-        let usage = Use { owner, kind, number };
-        let first = frames.claim_run(usage, count, alignment).unwrap();
+    let claim = |owner, kind, number, count, alignment| {
+        let first = frames.claim_run(Class::FREE, Class::new(owner, kind), number, (count, alignment)).unwrap();
         // The guest's memory keeps its garbage, which must not get anywhere else.
         for offset in (0..count).filter(|_| kind != Kind::Data) {
             super::TableMemory::clear(&tables, first.offset(offset));
         }
         first
     };
-    let own = claim(Owner::Hypervisor, Kind::Hypervisor, 1, 1, 0);
+    let own = claim(None, Kind::Channel, 0, 1, 1);
     let mut slots = [None; 16];
     slots[5] = Some(own);
     let run = FrameList::run_length(FRAMES);
-    let mut memory = Memory::new(Parts {
-        vm: VM,
-        list: FrameList::new(claim(OWNER, Kind::FrameList, run, 1, 0), FRAMES),
-        slots,
-        time_page: claim(OWNER, Kind::Shared, 1, 1, 0),
-    });
+    let list = FrameList::new(VM, claim(Some(VM), Kind::FrameList, 0, run, 1), FRAMES);
+    let mut memory = Memory::new(VM, list, slots, claim(Some(VM), Kind::Shared, 0, 1, 1));
     for (number, count, alignment) in [(0, 512, 512), (512, 512, 512), (1024, FRAMES - 1024, 1)] {
-        let first = claim(OWNER, Kind::Data, count, alignment, number);
+        let first = claim(Some(VM), Kind::Data, number, count, alignment);
         for offset in 0..count {
-            memory.set_frame(machine, Gfn(number + offset), first.offset(offset));
+            list.set(machine, Gfn(number + offset), Some(first.offset(offset)));
         }
     }
     for _ in 0..pool {
-        let frame = claim(OWNER, Kind::Kept, 1, 1, 0);
-        memory.give(machine, frame, Kind::Kept);
+        let frame = claim(Some(VM), Kind::Kept, 0, 1, 1);
+        memory.give(machine, frame, Kind::Kept).unwrap();
     }
-    let first = claim(Owner::Hypervisor, Kind::Channel, CHANNEL_FRAMES, 1, 0);
-    memory.attach_channel(1, Region { first, frames: CHANNEL_FRAMES });
+    let first = claim(None, Kind::Channel, 0, CHANNEL_FRAMES, 1);
+    memory.channels[1] = Some(Region { first, frames: CHANNEL_FRAMES });
     test(machine, memory);
+}
+
+/// The VM's frames of a kind.
+pub(super) fn class(kind: Kind) -> Class {
+    Class::new(Some(VM), kind)
+}
+
+/// The machine frame of a guest frame.
+pub(super) fn frame_of(machine: TestMachine<'_>, memory: &Memory, frame: Gfn) -> Option<Mfn> {
+    memory.list().get(machine, frame).ok().flatten()
 }
 
 /// A frame of another VM.
 pub(super) fn foreign_frame(machine: TestMachine<'_>) -> Mfn {
-    let usage = Use::new(Owner::Vm(VmId(9)), Kind::Data);
-    machine.frames.claim_run(usage, 1, 1).unwrap()
+    let other = Class::new(Some(VmId(9)), Kind::Data);
+    machine.frames.claim_run(Class::FREE, other, 0, (1, 1)).unwrap()
 }

@@ -102,15 +102,16 @@ impl Model {
         if !GuestVirt(address).is_guest_range(PAGE_SIZE) {
             return Err(Status::BadAddress);
         }
-        self.check_frame(page.number, page.flags)?;
         let key = (half, address);
-        if self.pages.get(&key).is_some_and(|page| page.flags.contains(LARGE)) {
+        let there = self.pages.get(&key);
+        if there.is_some_and(|page| !page.flags.contains(LARGE)) {
+            return Err(Status::AlreadyMapped);
+        }
+        self.check_frame(page.number, page.flags)?;
+        if there.is_some() {
             return Err(Status::AlreadyMapped);
         }
         self.make(half, address, 1)?;
-        if self.pages.contains_key(&key) {
-            return Err(Status::AlreadyMapped);
-        }
         self.put(key, page);
         Ok(())
     }

@@ -4,9 +4,9 @@ use proptest::prelude::*;
 
 use super::audit::{Seen, View, audit};
 use super::model::{Model, Page};
-use super::{FRAMES, TestMachine, foreign_frame, with_memory};
+use super::{FRAMES, TestMachine, foreign_frame, frame_of, with_memory};
 use crate::addr::Mfn;
-use crate::space::{Covered, Flush, GrantedFrame, Memory};
+use crate::space::{Covered, Flush, Memory};
 use protocol::call::{Map, Pair, Protect, Unmap};
 use protocol::flags::MapFlags;
 use protocol::layout::{self, KERNEL_END, KERNEL_START, LOWER_END, PAGE_SIZE};
@@ -122,12 +122,12 @@ struct World<'m> {
 
 impl World<'_> {
     fn together(&self, first: Gfn) -> bool {
-        let Some(start) = self.memory.frame(self.machine, first) else {
+        let Some(start) = frame_of(self.machine, &self.memory, first) else {
             return false;
         };
         let follows = |offset| {
             let frame = Gfn(first.0.saturating_add(offset));
-            self.memory.frame(self.machine, frame) == Some(start.offset(offset))
+            frame_of(self.machine, &self.memory, frame) == Some(start.offset(offset))
         };
         start.0 % 512 == 0 && (0..512).all(follows)
     }
@@ -153,7 +153,10 @@ impl World<'_> {
                 .get(&(*space, *address))
                 .is_some_and(|new| new.frame == old.frame && new.flags.contains(old.flags));
             let gone = space.is_some_and(|space| !self.model.spaces.contains_key(&space));
-            assert!(still || gone || flushed(paid, *space, *address), "{address:#x} not flushed");
+            assert!(
+                still || gone || paid.as_ref().is_some_and(|paid| paid.contains(address)),
+                "{address:#x} not flushed"
+            );
         }
         self.before = view;
     }
@@ -175,7 +178,7 @@ impl World<'_> {
     fn compare_frame(&self, number: u64, seen: &Seen, part: u64) {
         let frame = Mfn(seen.frame + part);
         if number < FRAMES {
-            assert_eq!(self.memory.frame(self.machine, Gfn(number)), Some(frame));
+            assert_eq!(frame_of(self.machine, &self.memory, Gfn(number)), Some(frame));
         } else if number >> 62 == 1 {
             assert_eq!(frame, self.foreign);
         } else if number == layout::TIME_PAGE_FRAME.0 {
@@ -220,7 +223,7 @@ impl World<'_> {
                 let expected = self.model.reclaim(frame, count);
                 assert_eq!(self.memory.reclaim(machine, frame, count), expected);
                 for done in 0..expected.unwrap_or(0) {
-                    let filled = self.memory.frame(machine, Gfn(frame.0 + done)).unwrap();
+                    let filled = frame_of(machine, &self.memory, Gfn(frame.0 + done)).unwrap();
                     assert!(machine.tables.is_clear(filled));
                 }
             }
@@ -240,7 +243,7 @@ impl World<'_> {
                 let expected = self.model.destroy(space);
                 let mut result = self.memory.space_destroy(machine, space);
                 while result == Err(Status::Retry) {
-                    assert_eq!(self.memory.roots(space), Err(Status::NotFound));
+                    assert_eq!(self.memory.enter(space), Err(Status::NotFound));
                     result = self.memory.space_destroy(machine, space);
                 }
                 assert_eq!(result, expected);
@@ -272,8 +275,7 @@ impl World<'_> {
                 flags.set(MapFlags::WRITE, writable);
                 let number = (1 << 62) | u64::from(tag);
                 let expected = self.model.install(space, address, Page { number, flags });
-                let granted = GrantedFrame { frame: self.foreign, tag, writable };
-                let result = self.memory.install_grant(machine, space, address, granted);
+                let result = self.memory.install_grant(machine, space, address, (self.foreign, tag), flags);
                 assert_eq!(result, expected);
             }
             Step::Remove(which) => self.remove(which),
@@ -295,14 +297,6 @@ impl World<'_> {
         let covered = Covered { pages: 1, stopped: None, flush: owed.unwrap() };
         self.covered(Ok(covered), Ok(1));
     }
-}
-
-fn flushed(paid: Option<Flush>, space: Option<SpaceId>, address: u64) -> bool {
-    let Some(flush) = paid else { return false };
-    let concerned = flush.space.is_none() || flush.space == space;
-    let contains =
-        flush.range.is_none_or(|range| address >= range.start && (address - range.start) / PAGE_SIZE < range.pages);
-    concerned && contains
 }
 
 proptest! {

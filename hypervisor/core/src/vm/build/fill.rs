@@ -3,133 +3,88 @@
 use protocol::Gfn;
 use protocol::layout::{LARGE_PAGE_FRAMES, PAGE_SIZE};
 
-use super::super::error::BuildError;
+use super::super::error::Problem;
 use super::super::plan::{Piece, pieces};
-use super::{Builder, Origin, Stage};
+use super::{Builder, Origin, Stage, VmSource};
 use crate::addr::Mfn;
 use crate::addr::convert::index;
-use crate::frame::{FrameTable, Kind, Owner, Refused, Use};
-use crate::space::{FrameList, Machine, Remains, TableMemory};
+use crate::frame::{Class, Kind};
+use crate::space::{Machine, TableMemory};
 
-/// Frames that one step clears, loads or puts into the pool.
+/// Frames that one step loads or puts into the pool.
 const STEP_FRAMES: u64 = 64;
 
-/// Where the builder's frames come from.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Claims<'m> {
-    pub(super) frames: &'m FrameTable<'m>,
-    pub(super) origin: Origin,
-    pub(super) owner: Owner,
+/// What is wrong when no run of free frames is long enough.
+pub(super) fn out_of_memory(frames: u64) -> Problem {
+    Problem::new("no # free frames are left together; give the machine more memory or the VM less", &[frames])
 }
 
-impl Claims<'_> {
-    /// Claims and clears the frame list and the time page.
+impl VmSource<'_> {
+    /// Claims a run for the VM. All its frames are zero.
     ///
     /// # Errors
-    /// [`BuildError::OutOfMemory`]; then nothing is claimed.
-    pub(super) fn first_frames<T: TableMemory>(
-        self,
-        machine: Machine<'_, T>,
-        memory_frames: u64,
-    ) -> Result<Remains, BuildError> {
-        let run = FrameList::run_length(memory_frames);
-        let usage = |kind| Use::new(self.owner, kind);
-        let list = self.run(usage(Kind::FrameList), run, 1, "its frame list")?;
-        let time_page = self.run(usage(Kind::Shared), 1, 1, "its time page");
-        for offset in 0..run {
-            let frame = list.offset(offset);
-            machine.tables.clear(frame);
-            if time_page.is_err() {
-                let freed = machine.frames.free(frame, self.owner, Kind::FrameList);
-                debug_assert!(freed.is_ok(), "claimed just now");
-            }
+    /// [`out_of_memory`].
+    pub(super) fn claim(
+        &self,
+        machine: Machine<'_, impl TableMemory>,
+        kind: Kind,
+        number: u64,
+        (count, alignment): (u64, u64),
+    ) -> Result<Mfn, Problem> {
+        let own = |kind| Class::new(Some(self.vm), kind);
+        let from = if self.origin == Origin::Free { Class::FREE } else { own(Kind::Kept) };
+        let claimed = machine.frames.claim_run(from, own(kind), number, (count, alignment));
+        let first = claimed.ok_or_else(|| out_of_memory(count))?;
+        // What was kept is zero already.
+        if self.origin == Origin::Free {
+            (0..count).for_each(|offset| machine.tables.clear(first.offset(offset)));
         }
-        let time_page = time_page?;
-        machine.tables.clear(time_page);
-        Ok(Remains { list, time_page })
-    }
-
-    /// Claims a run.
-    ///
-    /// # Errors
-    /// [`BuildError::OutOfMemory`].
-    fn run(self, usage: Use, frames: u64, alignment: u64, what: &'static str) -> Result<Mfn, BuildError> {
-        let from = match self.origin {
-            Origin::Free => Use::new(Owner::Nobody, Kind::Free),
-            Origin::Kept(_) => Use::new(self.owner, Kind::Kept),
-        };
-        let claimed = self.frames.claim_run_from(from, usage, frames, alignment);
-        claimed.map_err(|_: Refused| BuildError::OutOfMemory { what, frames })
+        Ok(first)
     }
 }
 
 impl Builder<'_> {
-    pub(super) fn claims<'m, T>(&self, machine: Machine<'m, T>) -> Claims<'m> {
-        Claims { frames: machine.frames, origin: self.source.origin, owner: Owner::Vm(self.source.vm) }
-    }
-
     /// Claims 512 frames that lie together, or the frames that are left one by one.
     ///
     /// # Errors
-    /// [`BuildError::OutOfMemory`].
-    pub(super) fn claim<T: TableMemory>(&mut self, machine: Machine<'_, T>, next: u64) -> Result<Stage, BuildError> {
-        let left = self.memory.memory_frames().saturating_sub(next);
+    /// [`out_of_memory`].
+    pub(super) fn claim(&mut self, machine: Machine<'_, impl TableMemory>, next: u64) -> Result<Stage, Problem> {
+        let left = self.source.manifest.memory_frames.saturating_sub(next);
         if left == 0 {
-            return Ok(Stage::Clear(0));
+            return Ok(Stage::Pool(0));
         }
-        let (run, count) = if left >= LARGE_PAGE_FRAMES { (LARGE_PAGE_FRAMES, 1) } else { (1, left.min(STEP_FRAMES)) };
-        let claims = self.claims(machine);
-        for turn in 0..count {
-            let usage = Use { owner: claims.owner, kind: Kind::Data, number: next.saturating_add(turn) };
-            let first = claims.run(usage, run, run, "its memory")?;
+        let run = if left < LARGE_PAGE_FRAMES { 1 } else { LARGE_PAGE_FRAMES };
+        let end = next.saturating_add(left.min(LARGE_PAGE_FRAMES));
+        for number in (next..end).step_by(index(run)) {
+            let first = self.source.claim(machine, Kind::Data, number, (run, run))?;
             for offset in 0..run {
-                let frame = Gfn(usage.number.saturating_add(offset));
-                self.memory.set_frame(machine, frame, first.offset(offset));
+                let frame = Gfn(number.saturating_add(offset));
+                self.memory.list().set(machine, frame, Some(first.offset(offset)));
             }
         }
-        Ok(Stage::Claim(next.saturating_add(run.saturating_mul(count))))
+        Ok(Stage::Claim(end))
     }
 
-    /// Clears guest frames. Kept frames are clear.
-    pub(super) fn clear<T: TableMemory>(&mut self, machine: Machine<'_, T>, next: u64) -> Stage {
-        let frames = self.memory.memory_frames();
-        if next >= frames || matches!(self.source.origin, Origin::Kept(_)) {
-            return Stage::Pool(0);
-        }
-        let end = next.saturating_add(STEP_FRAMES).min(frames);
-        for frame in next..end {
-            if let Some(found) = self.memory.frame(machine, Gfn(frame)) {
-                machine.tables.clear(found);
-            }
-        }
-        Stage::Clear(end)
-    }
-
-    /// Adds frames to the pool.
+    /// Adds frames to the pool, and makes the first space from it when it is full.
     ///
     /// # Errors
-    /// [`BuildError::OutOfMemory`].
-    pub(super) fn fill_pool<T: TableMemory>(
-        &mut self,
-        machine: Machine<'_, T>,
-        filled: u64,
-    ) -> Result<Stage, BuildError> {
+    /// [`out_of_memory`] or [`Builder::pool_too_small`].
+    pub(super) fn fill_pool(&mut self, machine: Machine<'_, impl TableMemory>, filled: u64) -> Result<Stage, Problem> {
         let wanted = self.source.manifest.pool_frames;
         if filled >= wanted {
-            return Ok(Stage::Space);
+            self.memory.space_create(machine).map_err(|_| self.pool_too_small())?;
+            return Ok(Stage::Load(0));
         }
-        let claims = self.claims(machine);
         let end = filled.saturating_add(STEP_FRAMES).min(wanted);
         for _ in filled..end {
-            let kept = Use::new(claims.owner, Kind::Kept);
-            let frame = claims.run(kept, 1, 1, "its pool")?;
-            self.memory.give(machine, frame, Kind::Kept);
+            let frame = self.source.claim(machine, Kind::Kept, 0, (1, 1))?;
+            self.memory.give(machine, frame, Kind::Kept).map_err(|_| out_of_memory(1))?;
         }
         Ok(Stage::Pool(end))
     }
 
     /// Copies bytes of the image into guest frames.
-    pub(super) fn load<T: TableMemory>(&mut self, machine: Machine<'_, T>, next: u64) -> Stage {
+    pub(super) fn load(&mut self, machine: Machine<'_, impl TableMemory>, next: u64) -> Stage {
         if next >= self.plan.start_info.0 {
             return Stage::Map(0, 0);
         }
@@ -138,7 +93,7 @@ impl Builder<'_> {
             let first = piece.first.0.max(next);
             let behind = piece.first.0.saturating_add(piece.frames).min(end);
             for frame in first..behind {
-                if let Some(found) = self.memory.frame(machine, Gfn(frame))
+                if let Ok(Some(found)) = self.memory.list().get(machine, Gfn(frame))
                     && let Some(bytes) = page_bytes(self.source.image, piece, frame)
                 {
                     machine.tables.write(found, 0, bytes);

@@ -1,37 +1,35 @@
 //! What a guest reads first: its start info and the pages of its vCPUs.
 
 use protocol::Gfn;
-use protocol::layout::VCPU_PAGES;
 use protocol::shared::{ChannelInfo, ModuleInfo, START_MAGIC, StartInfo, VcpuPage};
 use zerocopy::IntoBytes;
 
-use super::super::error::BuildError;
+use super::super::error::Problem;
 use super::super::plan::pieces;
+use super::Builder;
 use super::regions::channel_place;
-use super::{Builder, Stage};
 use crate::space::{Machine, TableMemory};
 
 impl Builder<'_> {
     /// Writes the start info and the vCPU pages, and pins the latter for the hypervisor.
     ///
     /// # Errors
-    /// [`BuildError::NotMapped`]; the plan gave frames that the VM does not have.
-    pub(super) fn inform<T: TableMemory>(&mut self, machine: Machine<'_, T>) -> Result<Stage, BuildError> {
-        let vcpus = self.source.manifest.vcpus;
+    /// That the plan gave frames that the VM does not have.
+    pub(super) fn inform(&mut self, machine: Machine<'_, impl TableMemory>) -> Result<(), Problem> {
+        let lost = |_| Problem::new("its memory ends before the pages of its start", &[]);
         let first = self.plan.vcpu_pages;
-        for (slot, vcpu) in self.vcpu_pages.iter_mut().zip(0..vcpus) {
-            let number = Gfn(first.0.saturating_add(vcpu.into()));
-            let page = self.memory.pin(machine, number);
-            let page = page.map_err(|status| BuildError::NotMapped { address: VCPU_PAGES.0, status })?;
+        for (slot, vcpu) in (0_usize..).zip(0..self.source.manifest.vcpus) {
+            let page = self.memory.pin(machine, Gfn(first.0.saturating_add(vcpu.into()))).map_err(lost)?;
             let content = VcpuPage { vcpu, events_masked: 1, ..VcpuPage::default() };
             machine.tables.write(page, 0, content.as_bytes());
-            *slot = Some(page);
-            self.memory.set_vcpu_pages(first, u64::from(vcpu).saturating_add(1));
+            if let Some(slot) = self.memory.vcpu_pages.get_mut(slot) {
+                *slot = Some(page);
+            }
         }
-        if let Some(page) = self.memory.frame(machine, self.plan.start_info) {
+        if let Ok(Some(page)) = self.memory.list().get(machine, self.plan.start_info) {
             machine.tables.write(page, 0, self.start_info().as_bytes());
         }
-        Ok(Stage::Done)
+        Ok(())
     }
 
     fn start_info(&self) -> StartInfo {
@@ -74,8 +72,6 @@ impl Builder<'_> {
 fn text<const N: usize>(text: &str) -> [u8; N] {
     let mut bytes = [0; N];
     let most = N.saturating_sub(1);
-    for (slot, byte) in bytes.iter_mut().take(most).zip(text.bytes()) {
-        *slot = byte;
-    }
+    bytes.iter_mut().take(most).zip(text.bytes()).for_each(|(slot, byte)| *slot = byte);
     bytes
 }

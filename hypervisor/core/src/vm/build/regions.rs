@@ -8,108 +8,81 @@ use protocol::layout::{
 };
 use protocol::{Gfn, GuestVirt, SpaceId, Status};
 
-use super::super::error::BuildError;
+use super::super::error::Problem;
 use super::super::plan::pieces;
 use super::{Builder, Stage};
 use crate::addr::convert::wide;
 use crate::space::{Machine, TableMemory};
 
-/// Pages that are mapped at the start.
-#[derive(Debug, Clone, Copy)]
-struct MappedRegion {
-    address: GuestVirt,
-    frame: Gfn,
-    pages: u64,
-    flags: MapFlags,
-    is_physmap: bool,
-}
+/// Consecutive pages that are mapped at the start: address, first frame, how many. With the flag for
+/// large pages these are used as far as possible.
+type MappedRegion = (GuestVirt, Gfn, u64, MapFlags);
 
 impl Builder<'_> {
     /// Maps up to 512 pages of a region.
     ///
     /// # Errors
-    /// [`BuildError::PoolTooSmall`], or [`BuildError::NotMapped`].
-    pub(super) fn map<T: TableMemory>(
+    /// [`Builder::pool_too_small`], or that a page could not be mapped although the manifest was
+    /// checked.
+    pub(super) fn map(
         &mut self,
-        machine: Machine<'_, T>,
+        machine: Machine<'_, impl TableMemory>,
         number: usize,
         done: u64,
-    ) -> Result<Stage, BuildError> {
-        let Some(region) = self.region(number) else {
+    ) -> Result<Stage, Problem> {
+        let Some((address, frame, pages, mut flags)) = self.regions().nth(number) else {
             return Ok(Stage::Inform);
         };
-        let left = region.pages.saturating_sub(done);
+        let left = pages.saturating_sub(done);
         if left == 0 {
             return Ok(Stage::Map(number.saturating_add(1), 0));
         }
-        let address = GuestVirt(region.address.0.saturating_add(done.saturating_mul(PAGE_SIZE)));
-        let is_large = region.is_physmap && left >= LARGE_PAGE_FRAMES;
-        let (count, flags) = if is_large {
-            (1, region.flags.union(MapFlags::LARGE))
-        } else {
-            (left.min(LARGE_PAGE_FRAMES), region.flags)
-        };
-        let call =
-            Map { space: SpaceId::FIRST, address, frame: Gfn(region.frame.0.saturating_add(done)), count, flags };
-        let too_small = self.pool_too_small();
-        let failed = |status| {
-            if status == Status::QuotaExceeded {
-                return too_small;
-            }
-            BuildError::NotMapped { address: address.0, status }
-        };
-        let covered = match self.memory.map(machine, call) {
-            Ok(covered) => covered,
-            Err(status) => return Err(failed(status)),
-        };
-        // Nobody has run in the space, so no CPU can hold a translation of it.
-        self.memory.settle(machine, covered.flush, |_| {});
-        if let Some(status) = covered.stopped {
-            return Err(failed(status));
+        if left < LARGE_PAGE_FRAMES {
+            flags.remove(MapFlags::LARGE);
         }
-        let mapped = if is_large { LARGE_PAGE_FRAMES } else { count };
-        Ok(Stage::Map(number, done.saturating_add(mapped)))
+        let part = left.min(LARGE_PAGE_FRAMES);
+        let address = GuestVirt(address.0.saturating_add(done.saturating_mul(PAGE_SIZE)));
+        let frame = Gfn(frame.0.saturating_add(done));
+        let count = if flags.contains(MapFlags::LARGE) { 1 } else { part };
+        let covered = self.memory.map(machine, Map { space: SpaceId::FIRST, address, frame, count, flags });
+        let stopped = match covered {
+            Ok(covered) => {
+                // Nobody has run in the space, so no CPU can hold a translation of it.
+                self.memory.settle(machine, covered.flush, |_| {});
+                covered.stopped
+            }
+            Err(status) => Some(status),
+        };
+        match stopped {
+            None => Ok(Stage::Map(number, done.saturating_add(part))),
+            Some(Status::QuotaExceeded) => Err(self.pool_too_small()),
+            Some(status) => {
+                let numbers = [address.0, status.number()];
+                Err(Problem::new("the page at @ could not be mapped: status #", &numbers))
+            }
+        }
     }
 
-    /// The regions that are mapped at the start, by number.
-    fn region(&self, number: usize) -> Option<MappedRegion> {
-        let segments = &self.source.manifest.segments;
-        if let Some(segment) = segments.get(number) {
-            return pieces(self.source.manifest).nth(number).map(|piece| MappedRegion {
-                address: GuestVirt(segment.address),
-                frame: piece.first,
-                pages: piece.frames,
-                flags: segment.flags,
-                is_physmap: false,
-            });
-        }
-        let fixed =
-            |address, frame, pages, flags| Some(MappedRegion { address, frame, pages, flags, is_physmap: false });
-        let stack = FIRST_STACK_PAGES.wrapping_mul(PAGE_SIZE);
-        let stack = GuestVirt(FIRST_STACK_TOP.0.wrapping_sub(stack));
+    /// What is mapped at the start.
+    fn regions(&self) -> impl Iterator<Item = MappedRegion> {
+        let (manifest, plan) = (self.source.manifest, self.plan);
+        let segments = manifest.segments.iter().zip(pieces(manifest));
+        let segments =
+            segments.map(|(segment, piece)| (GuestVirt(segment.address), piece.first, piece.frames, segment.flags));
+        let stack = GuestVirt(FIRST_STACK_TOP.0.wrapping_sub(FIRST_STACK_PAGES.wrapping_mul(PAGE_SIZE)));
         let (read, write) = (MapFlags::empty(), MapFlags::WRITE);
-        match number.wrapping_sub(segments.len()) {
-            0 => fixed(stack, self.plan.stack, FIRST_STACK_PAGES, write),
-            1 => fixed(START_INFO, self.plan.start_info, 1, read),
-            2 => {
-                let vcpus = self.source.manifest.vcpus.into();
-                fixed(VCPU_PAGES, self.plan.vcpu_pages, vcpus, write)
-            }
-            3 => fixed(TIME_PAGE, TIME_PAGE_FRAME, 1, read),
-            4 => Some(MappedRegion {
-                address: PHYSMAP,
-                frame: Gfn(0),
-                pages: self.memory.memory_frames(),
-                flags: write,
-                is_physmap: true,
-            }),
-            behind => {
-                let channel = behind.wrapping_sub(5);
-                let end = self.source.channels.get(channel)?;
-                let (address, frame) = channel_place(channel);
-                fixed(address, frame, end.region.frames, write)
-            }
-        }
+        let fixed = [
+            (stack, plan.stack, FIRST_STACK_PAGES, write),
+            (START_INFO, plan.start_info, 1, read),
+            (VCPU_PAGES, plan.vcpu_pages, manifest.vcpus.into(), write),
+            (TIME_PAGE, TIME_PAGE_FRAME, 1, read),
+            (PHYSMAP, Gfn(0), manifest.memory_frames, write | MapFlags::LARGE),
+        ];
+        let channels = self.source.channels.iter().enumerate().map(move |(channel, end)| {
+            let (address, frame) = channel_place(channel);
+            (address, frame, end.region.frames, write)
+        });
+        segments.chain(fixed).chain(channels)
     }
 }
 

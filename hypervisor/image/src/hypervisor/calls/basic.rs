@@ -21,7 +21,7 @@ pub(super) fn info(caller: &mut Caller<'_>, call: Info) -> Result<u64, Refusal> 
         InfoTopic::OwnVm => u64::from(caller.vm().id.0),
         InfoTopic::OwnVcpu => u64::from(caller.vcpu.id.0),
         InfoTopic::VcpuCount => wide(caller.vm().vcpu_count),
-        InfoTopic::MemoryFrames => caller.vm().memory()?.memory_frames(),
+        InfoTopic::MemoryFrames => caller.vm().memory()?.list().frames(),
         InfoTopic::PoolFrames => caller.vm().memory()?.pool_frames(),
         InfoTopic::Time => caller.vm().clock.lock().at(hv_arch::cpu::read_tsc()).0,
     })

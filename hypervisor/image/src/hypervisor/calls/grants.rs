@@ -4,7 +4,7 @@ use hv_arch::guest::copy;
 use hv_core::addr::Mfn;
 use hv_core::grant::{Attempt, Place};
 use hv_core::policy::{self, Operation, Permit};
-use hv_core::space::{GrantedFrame, Memory};
+use hv_core::space::Memory;
 use protocol::call::{GrantCopy, GrantCreate, GrantMap, GrantRevoke, GrantUnmap};
 use protocol::flags::{CopyDirection, GrantFlags, MapFlags};
 use protocol::{GrantRef, Status, VmId};
@@ -49,14 +49,14 @@ pub(super) fn grant_map(caller: &mut Caller<'_>, call: GrantMap) -> Result<(), R
     let mut memory = vm.memory()?;
     let place = Place { space: call.space, address: call.address };
     let mapping = owner.grants.lock().begin_map(permit, call.grant, place)?;
-    let granted = GrantedFrame { frame: mapping.machine, tag: call.grant.0.to_le_bytes()[0], writable: writes };
-    let installed = memory.install_grant(machine().memory(), call.space, call.address, granted);
+    let shown = (mapping.machine, call.grant.0.to_le_bytes()[0]);
+    let installed = memory.install_grant(machine().memory(), call.space, call.address, shown, call.flags);
     let attempt = if installed.is_ok() { Attempt::Mapped } else { Attempt::Refused };
     let finished = owner.grants.lock().finish_map(mapping, attempt);
     installed?;
     if let Err(status) = finished {
         // Revoked meanwhile: the page goes out again before anybody could use it.
-        take_out(vm, &mut memory, place, granted.frame);
+        take_out(vm, &mut memory, place, shown.0);
         return Err(status.into());
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use hv_arch::guest::copy;
 use hv_core::addr::convert::index;
-use hv_core::space::{Batch, Covered};
+use hv_core::space::Covered;
 use protocol::call::{
     FrameReclaim, FrameRelease, Map, MemoryBatch, Pair, Protect, SpaceCreate, SpaceDestroy, SpaceSwitch, Translate,
     Unmap,
@@ -25,10 +25,7 @@ fn settle(vm: &Vm, mut memory: MemoryGuard<'_>, covered: Covered) -> Result<u64,
     if !covered.flush.is_nothing() {
         memory.settle(machine().memory(), covered.flush, |flush| vm.flush(flush));
     }
-    match covered.stopped {
-        Some(status) if covered.pages == 0 => Err(status.into()),
-        _ => Ok(covered.pages),
-    }
+    Ok(covered.pages)
 }
 
 pub(super) fn space_create(caller: &mut Caller<'_>, _call: SpaceCreate) -> Result<SpaceId, Refusal> {
@@ -91,11 +88,11 @@ pub(super) fn memory_batch(caller: &mut Caller<'_>, call: MemoryBatch) -> Result
     }
     let vm = caller.vm();
     let mut memory = vm.memory()?;
-    let batch = memory.batch(machine().memory(), entries.get(..read).unwrap_or(&[]));
-    if !batch.flush.is_nothing() {
-        memory.settle(machine().memory(), batch.flush, |flush| vm.flush(flush));
+    let (owed, result) = memory.batch(machine().memory(), entries.get(..read).unwrap_or(&[]));
+    if !owed.is_nothing() {
+        memory.settle(machine().memory(), owed, |flush| vm.flush(flush));
     }
-    Ok(Batch::reply(batch.done, batch.refused)?)
+    Ok(result?)
 }
 
 pub(super) fn translate(caller: &mut Caller<'_>, call: Translate) -> Result<Pair, Refusal> {

@@ -1,13 +1,12 @@
-#![expect(clippy::missing_errors_doc, clippy::result_large_err, reason = "test code: helpers pass results on")]
+#![expect(clippy::missing_errors_doc, reason = "test code: helpers pass results on")]
 
-use super::{Build, Builder, Built, ChannelEnd, Origin, VmSource, claim_channel};
+use super::fixture::{demo_manifest, pack};
 use crate::addr::Mfn;
 use crate::fakes::{FakeMemory, free_table, records};
-use crate::frame::{FrameTable, Kind, Owner, Use};
+use crate::frame::tests::KINDS;
+use crate::frame::{Class, FrameTable, Kind};
 use crate::space::{Machine, Memory, Region, Remains, TableMemory, Teardown};
-use crate::vm::error::BuildError;
-use crate::vm::fixture::{demo_manifest, pack};
-use crate::vm::image::SystemImage;
+use crate::vm::{Build, Builder, ChannelEnd, Origin, Problem, SystemImage, VmSource, claim_channel};
 use protocol::flags::MapFlags;
 use protocol::layout::{self, FIRST_STACK_TOP, KERNEL_IMAGE, PAGE_SIZE, PHYSMAP};
 use protocol::manifest::Manifest;
@@ -17,7 +16,11 @@ use zerocopy::FromBytes;
 
 type TestMachine<'m> = Machine<'m, FakeMemory>;
 
-const OWNER: Owner = Owner::Vm(VmId(0));
+const VM: VmId = VmId(0);
+
+fn class(kind: Kind) -> Class {
+    Class::new(Some(VM), kind)
+}
 
 fn with_image(manifest: &Manifest, frames: usize, test: impl FnOnce(TestMachine<'_>, &SystemImage<'_>, Region)) {
     let bytes = pack(manifest);
@@ -30,15 +33,10 @@ fn with_image(manifest: &Manifest, frames: usize, test: impl FnOnce(TestMachine<
     test(machine, &image, region);
 }
 
-fn build(
-    machine: TestMachine<'_>,
-    image: &SystemImage<'_>,
-    region: Region,
-    origin: Origin,
-) -> Result<Built, (BuildError, Option<Memory>)> {
+fn build(machine: TestMachine<'_>, image: &SystemImage<'_>, region: Region, origin: Origin) -> Result<Memory, Problem> {
     let channels = [ChannelEnd { name: "link", region, peer: VmId(1), side: 0 }];
     let source = VmSource {
-        vm: VmId(0),
+        vm: VM,
         manifest: &image.manifest().vms[0],
         image: image.bytes(),
         channels: &channels,
@@ -46,26 +44,25 @@ fn build(
         features: 5,
         origin,
     };
-    let mut builder = Builder::new(machine, source).map_err(|error| (error, None))?;
-    loop {
-        match builder.step(machine) {
-            Ok(Build::Again) => {}
-            Ok(Build::Done) => return Ok(builder.finish().unwrap()),
-            Err(error) => return Err((error, Some(builder.abandon()))),
-        }
-    }
+    let mut builder = Builder::new(machine, source)?;
+    while builder.step(machine)? == Build::Again {}
+    Ok(builder.finish())
+}
+
+fn frame_of(machine: TestMachine<'_>, memory: &Memory, number: u64) -> Option<Mfn> {
+    memory.list().get(machine, Gfn(number)).ok().flatten()
 }
 
 /// The bytes at a page, read through the tables, and its flags.
 fn read(machine: TestMachine<'_>, memory: &Memory, address: u64) -> (Vec<u8>, MapFlags) {
     let pair = memory.translate(machine, SpaceId::FIRST, GuestVirt(address)).unwrap();
-    let frame = memory.frame(machine, Gfn(pair.0)).unwrap();
+    let frame = frame_of(machine, memory, pair.0).unwrap();
     let flags = MapFlags::from_bits(pair.1).unwrap();
     (machine.tables.bytes(frame).to_vec(), flags)
 }
 
 fn counts(frames: &FrameTable<'_>) -> Vec<u64> {
-    Kind::ALL.iter().map(|kind| frames.count(OWNER, *kind)).collect()
+    KINDS.iter().map(|kind| frames.count(class(*kind))).collect()
 }
 
 fn take_down(machine: TestMachine<'_>, mut memory: Memory) -> Remains {
@@ -79,30 +76,29 @@ fn take_down(machine: TestMachine<'_>, mut memory: Memory) -> Remains {
 #[test]
 fn segments_and_modules_are_where_the_layout_says_and_the_rest_is_zero() {
     with_image(&demo_manifest(), 4096, |machine, image, region| {
-        let built = build(machine, image, region, Origin::Free).unwrap();
-        let memory = &built.memory;
+        let memory = build(machine, image, region, Origin::Free).unwrap();
         let page = 4096;
-        let (text, flags) = read(machine, memory, KERNEL_IMAGE.0);
+        let (text, flags) = read(machine, &memory, KERNEL_IMAGE.0);
         assert_eq!((text.as_slice(), flags), (&image.bytes()[page..2 * page], MapFlags::EXECUTE));
-        let (text, _) = read(machine, memory, KERNEL_IMAGE.0 + PAGE_SIZE);
+        let (text, _) = read(machine, &memory, KERNEL_IMAGE.0 + PAGE_SIZE);
         assert_eq!(text[..10], image.bytes()[2 * page..2 * page + 10]);
         assert!(text[10..].iter().all(|byte| *byte == 0));
-        let (data, flags) = read(machine, memory, KERNEL_IMAGE.0 + 2 * PAGE_SIZE);
+        let (data, flags) = read(machine, &memory, KERNEL_IMAGE.0 + 2 * PAGE_SIZE);
         assert_eq!((&data[..100], flags), (&image.bytes()[3 * page..3 * page + 100], MapFlags::WRITE));
         for zero in [3, 4] {
-            let (bss, _) = read(machine, memory, KERNEL_IMAGE.0 + zero * PAGE_SIZE);
+            let (bss, _) = read(machine, &memory, KERNEL_IMAGE.0 + zero * PAGE_SIZE);
             assert!(bss.iter().all(|byte| *byte == 0));
         }
         let behind = GuestVirt(KERNEL_IMAGE.0 + 5 * PAGE_SIZE);
         let found = memory.translate(machine, SpaceId::FIRST, behind);
         assert_eq!(found, Err(Status::NotMapped));
         // The module, through the physmap.
-        let (module, _) = read(machine, memory, PHYSMAP.0 + 5 * PAGE_SIZE);
+        let (module, _) = read(machine, &memory, PHYSMAP.0 + 5 * PAGE_SIZE);
         assert_eq!(module, image.bytes()[4 * page..5 * page]);
-        let (module, _) = read(machine, memory, PHYSMAP.0 + 6 * PAGE_SIZE);
+        let (module, _) = read(machine, &memory, PHYSMAP.0 + 6 * PAGE_SIZE);
         assert_eq!(module[..100], image.bytes()[5 * page..]);
         for number in 26..1100 {
-            let frame = memory.frame(machine, Gfn(number)).unwrap();
+            let frame = frame_of(machine, &memory, number).unwrap();
             assert!(machine.tables.is_clear(frame), "frame {number}");
         }
     });
@@ -111,8 +107,8 @@ fn segments_and_modules_are_where_the_layout_says_and_the_rest_is_zero() {
 #[test]
 fn the_start_info_tells_everything() {
     with_image(&demo_manifest(), 4096, |machine, image, region| {
-        let built = build(machine, image, region, Origin::Free).unwrap();
-        let (bytes, flags) = read(machine, &built.memory, built.start_info.0);
+        let memory = build(machine, image, region, Origin::Free).unwrap();
+        let (bytes, flags) = read(machine, &memory, layout::START_INFO.0);
         assert_eq!(flags, MapFlags::empty());
         let (info, _) = StartInfo::read_from_prefix(&bytes).unwrap();
         assert_eq!((info.magic, info.version), (START_MAGIC, 1 << 16));
@@ -128,15 +124,13 @@ fn the_start_info_tells_everything() {
         let module = info.modules[0];
         assert_eq!(&module.name[..5], b"data\0");
         assert_eq!((module.frame, module.bytes), (5, PAGE_SIZE + 100));
-        assert_eq!((built.entry, built.stack), (GuestVirt(KERNEL_IMAGE.0 + 16), FIRST_STACK_TOP));
     });
 }
 
 #[test]
 fn stack_vcpu_pages_time_page_and_channel_are_mapped_with_guards_around() {
     with_image(&demo_manifest(), 4096, |machine, image, region| {
-        let built = build(machine, image, region, Origin::Free).unwrap();
-        let memory = &built.memory;
+        let memory = build(machine, image, region, Origin::Free).unwrap();
         let found = |address| {
             let pair = memory.translate(machine, SpaceId::FIRST, GuestVirt(address));
             pair.map(|pair| (pair.0, MapFlags::from_bits(pair.1).unwrap()))
@@ -154,28 +148,28 @@ fn stack_vcpu_pages_time_page_and_channel_are_mapped_with_guards_around() {
         assert_eq!(found(FIRST_STACK_TOP.0 - 17 * PAGE_SIZE), Err(Status::NotMapped));
         for vcpu in 0..2_u32 {
             assert_eq!(found(layout::vcpu_page(vcpu).0), Ok((8 + u64::from(vcpu), write)));
-            let frame = built.vcpu_pages[usize::try_from(vcpu).unwrap()].unwrap();
+            let frame = memory.vcpu_pages()[usize::try_from(vcpu).unwrap()].unwrap();
             let (page, _) = VcpuPage::read_from_prefix(&machine.tables.bytes(frame)).unwrap();
             assert_eq!((page.vcpu, page.events_masked), (vcpu, 1));
         }
         assert_eq!(found(layout::vcpu_page(2).0), Err(Status::NotMapped));
-        assert_eq!(built.vcpu_pages[2], None);
+        assert_eq!(memory.vcpu_pages()[2], None);
     });
 }
 
 #[test]
 fn the_physmap_is_large_where_it_can_be_and_covers_all_memory() {
     with_image(&demo_manifest(), 4096, |machine, image, region| {
-        let built = build(machine, image, region, Origin::Free).unwrap();
+        let memory = build(machine, image, region, Origin::Free).unwrap();
         for number in 0..1100 {
             let address = GuestVirt(PHYSMAP.0 + number * PAGE_SIZE);
-            let pair = built.memory.translate(machine, SpaceId::FIRST, address).unwrap();
+            let pair = memory.translate(machine, SpaceId::FIRST, address).unwrap();
             let large = if number < 1024 { MapFlags::LARGE } else { MapFlags::empty() };
             assert_eq!(pair.0, number);
             assert_eq!(pair.1, (MapFlags::WRITE | large).bits());
         }
         let end = GuestVirt(PHYSMAP.0 + 1100 * PAGE_SIZE);
-        let found = built.memory.translate(machine, SpaceId::FIRST, end);
+        let found = memory.translate(machine, SpaceId::FIRST, end);
         assert_eq!(found, Err(Status::NotMapped));
     });
 }
@@ -183,14 +177,13 @@ fn the_physmap_is_large_where_it_can_be_and_covers_all_memory() {
 #[test]
 fn a_vcpu_page_cannot_be_released_even_when_it_is_mapped_nowhere() {
     with_image(&demo_manifest(), 4096, |machine, image, region| {
-        let mut built = build(machine, image, region, Origin::Free).unwrap();
+        let mut memory = build(machine, image, region, Origin::Free).unwrap();
         let space = SpaceId::FIRST;
         for (address, count) in [(layout::VCPU_PAGES, 2), (PHYSMAP, 512)] {
             let call = protocol::call::Unmap { space, address, count };
-            let covered = built.memory.unmap(machine, call).unwrap();
-            built.memory.settle(machine, covered.flush, |_| {});
+            let covered = memory.unmap(machine, call).unwrap();
+            memory.settle(machine, covered.flush, |_| {});
         }
-        let memory = &mut built.memory;
         assert_eq!(memory.release(machine, Gfn(8), 1), Err(Status::Busy));
         assert_eq!(memory.release(machine, Gfn(26), 1), Ok(1));
     });
@@ -200,16 +193,15 @@ fn a_vcpu_page_cannot_be_released_even_when_it_is_mapped_nowhere() {
 fn a_vm_is_built_again_from_its_own_frames_however_often_and_equal() {
     with_image(&demo_manifest(), 4096, |machine, image, region| {
         let free_before = machine.frames.free_frames();
-        let mut built = build(machine, image, region, Origin::Free).unwrap();
+        let mut memory = build(machine, image, region, Origin::Free).unwrap();
         let after = counts(machine.frames);
         let free = machine.frames.free_frames();
         assert_eq!(free_before - free, 1100 + 40 + 3 + 1);
         // Nothing is left beside its own, and the runs of 512 must be found again.
-        let others = Use::new(Owner::Hypervisor, Kind::Hypervisor);
-        while machine.frames.claim_run(others, 1, 1).is_ok() {}
+        let others = Class::new(None, Kind::Channel);
+        while machine.frames.claim_run(Class::FREE, others, 0, (1, 1)).is_some() {}
         for round in 0..3 {
             // The guest mixes its frames up.
-            let memory = &mut built.memory;
             assert_eq!(memory.release(machine, Gfn(1090), 0), Ok(0));
             let call = protocol::call::Unmap {
                 space: SpaceId::FIRST,
@@ -221,35 +213,39 @@ fn a_vm_is_built_again_from_its_own_frames_however_often_and_equal() {
             assert_eq!(memory.release(machine, Gfn(600 + round), 64), Ok(64));
             assert_eq!(memory.reclaim(machine, Gfn(610), 20), Ok(20));
             memory.space_create(machine).unwrap();
-            machine.tables.write(memory.frame(machine, Gfn(30)).unwrap(), 8, b"secret");
-            let remains = take_down(machine, built.memory);
-            assert_eq!(machine.frames.count(OWNER, Kind::Kept), 1100 + 40);
+            machine.tables.write(frame_of(machine, &memory, 30).unwrap(), 8, b"secret");
+            let remains = take_down(machine, memory);
+            assert_eq!(machine.frames.count(class(Kind::Kept)), 1100 + 40);
             assert_eq!(counts(machine.frames).iter().sum::<u64>(), 1100 + 40 + 3 + 1);
-            built = build(machine, image, region, Origin::Kept(remains)).unwrap();
+            memory = build(machine, image, region, Origin::Kept(remains)).unwrap();
             assert_eq!(counts(machine.frames), after);
-            let frame = built.memory.frame(machine, Gfn(30)).unwrap();
+            let frame = frame_of(machine, &memory, 30).unwrap();
             assert!(machine.tables.is_clear(frame));
         }
     });
 }
 
 #[test]
-fn a_vm_that_does_not_fit_says_what_for_and_gives_back_what_it_took() {
+fn a_vm_that_does_not_fit_is_said_so() {
     for frames in [5, 8, 600, 1000, 1535] {
         with_image(&demo_manifest(), frames, |machine, image, region| {
-            let free = machine.frames.free_frames();
-            let (error, memory) = build(machine, image, region, Origin::Free).unwrap_err();
-            assert!(matches!(error, BuildError::OutOfMemory { .. }));
-            assert!(error.to_string().len() > 20);
-            if let Some(memory) = memory {
-                take_down(machine, memory);
-            }
-            let own: u64 = counts(machine.frames).iter().sum();
-            assert_eq!(machine.frames.free_frames() + own, free);
-            let kept = machine.frames.count(OWNER, Kind::Kept);
-            assert!(own == 0 || own == kept + 4);
+            let problem = build(machine, image, region, Origin::Free).unwrap_err();
+            assert!(problem.to_string().ends_with("; give the machine more memory or the VM less"), "{problem}");
         });
     }
+}
+
+#[test]
+fn what_the_teardown_left_can_become_free() {
+    with_image(&demo_manifest(), 4096, |machine, image, region| {
+        let free = machine.frames.free_frames();
+        take_down(machine, build(machine, image, region, Origin::Free).unwrap());
+        let mut next = Some(Mfn(0));
+        while let Some(from) = next {
+            next = machine.frames.free_remains(VM, from, 1000);
+        }
+        assert_eq!(machine.frames.free_frames(), free);
+    });
 }
 
 #[test]
@@ -259,10 +255,9 @@ fn a_pool_that_is_too_small_for_the_first_tables_is_said_so() {
         manifest.vms[0].pool_frames = pool_frames;
         with_image(&manifest, 4096, |machine, image, region| match build(machine, image, region, Origin::Free) {
             Ok(_) => assert!(pool_frames >= 13, "{pool_frames} were enough"),
-            Err((error, memory)) => {
-                let frames = pool_frames;
-                assert_eq!(error, BuildError::PoolTooSmall { frames });
-                take_down(machine, memory.unwrap());
+            Err(problem) => {
+                let expected = format!("a pool of {pool_frames} frames is too small");
+                assert!(problem.to_string().starts_with(&expected), "{problem}");
             }
         });
     }
@@ -271,13 +266,13 @@ fn a_pool_that_is_too_small_for_the_first_tables_is_said_so() {
 #[test]
 fn frames_of_a_vm_are_its_own() {
     with_image(&demo_manifest(), 4096, |machine, image, region| {
-        let built = build(machine, image, region, Origin::Free).unwrap();
-        let own = machine.frames.number(built.time_page, OWNER, Kind::Shared);
+        let memory = build(machine, image, region, Origin::Free).unwrap();
+        let own = machine.frames.number(memory.time_page(), class(Kind::Shared));
         assert_eq!(own, Some(0));
-        let first = built.memory.frame(machine, Gfn(0)).unwrap();
+        let first = frame_of(machine, &memory, 0).unwrap();
         assert_eq!(first.0 % 512, 0);
-        assert_eq!(built.memory.frame(machine, Gfn(511)), Some(first.offset(511)));
+        assert_eq!(frame_of(machine, &memory, 511), Some(first.offset(511)));
         assert_ne!(first, Mfn(0));
-        assert!(machine.tables.load(built.time_page, 0) == 0);
+        assert!(machine.tables.load(memory.time_page(), 0) == 0);
     });
 }

@@ -45,12 +45,13 @@ pub enum LeafKind {
 }
 
 impl LeafKind {
-    const fn bits(self) -> u64 {
+    #[inline(always)]
+    fn bits(self) -> u64 {
         match self {
             LeafKind::Own => 1 << KIND_SHIFT,
             LeafKind::Special => 2 << KIND_SHIFT,
             LeafKind::Grant(tag) => {
-                let tag = widen(tag);
+                let tag = u64::from(tag);
                 (3 << KIND_SHIFT) | ((tag & 0x7f) << TAG_LOW_SHIFT) | ((tag >> 7) << TAG_HIGH_SHIFT)
             }
         }
@@ -66,54 +67,46 @@ impl ValidEntry {
     /// No page and no table.
     pub const NONE: ValidEntry = ValidEntry(0);
 
+    /// Nothing for a frame number that no entry can hold.
+    #[inline(always)]
+    fn new(frame: Mfn, bits: u64) -> Option<ValidEntry> {
+        (frame.0 < FRAME_END).then_some(ValidEntry((frame.0 << FRAME_SHIFT) | bits))
+    }
+
     /// A small page. Nothing for a frame number that no entry can hold. That `flags` may name
     /// large pages means nothing here.
     #[must_use]
     #[inline(always)]
-    pub const fn leaf(frame: Mfn, flags: MapFlags, kind: LeafKind) -> Option<ValidEntry> {
-        LeafBits::new(flags, kind).at(frame)
+    pub fn leaf(frame: Mfn, flags: MapFlags, kind: LeafKind) -> Option<ValidEntry> {
+        ValidEntry::new(frame, rights(flags) | kind.bits())
     }
 
     /// A large page of the VM's own memory. Nothing for a frame that no large page can start at.
     #[must_use]
-    pub const fn large(frame: Mfn, flags: MapFlags) -> Option<ValidEntry> {
-        if frame.0 >= FRAME_END || frame.0 & (LARGE_PAGE_FRAMES - 1) != 0 {
-            return None;
-        }
-        Some(ValidEntry((frame.0 << FRAME_SHIFT) | LARGE | rights(flags) | LeafKind::Own.bits()))
+    pub fn large(frame: Mfn, flags: MapFlags) -> Option<ValidEntry> {
+        let is_start = frame.0.is_multiple_of(LARGE_PAGE_FRAMES);
+        ValidEntry::new(frame, LARGE | rights(flags) | LeafKind::Own.bits()).filter(|_| is_start)
     }
 
     /// A table of the next level. The leaves below decide what is allowed.
     #[must_use]
-    pub const fn table(frame: Mfn) -> Option<ValidEntry> {
-        if frame.0 >= FRAME_END {
-            return None;
-        }
-        Some(ValidEntry((frame.0 << FRAME_SHIFT) | PRESENT | WRITABLE | USER | ACCESSED))
+    pub fn table(frame: Mfn) -> Option<ValidEntry> {
+        ValidEntry::new(frame, PRESENT | WRITABLE | USER | ACCESSED)
     }
 
     /// A table of the hypervisor, for a root's hypervisor slot: not for ring 3, whatever the
     /// entries below say.
     #[must_use]
-    pub const fn hypervisor_table(frame: Mfn) -> Option<ValidEntry> {
-        if frame.0 >= FRAME_END {
-            return None;
-        }
-        Some(ValidEntry((frame.0 << FRAME_SHIFT) | PRESENT | WRITABLE | ACCESSED))
+    pub fn hypervisor_table(frame: Mfn) -> Option<ValidEntry> {
+        ValidEntry::new(frame, PRESENT | WRITABLE | ACCESSED)
     }
 
     /// The same leaf with other rights. Only rights change; page size, frame and kind stay.
     #[must_use]
     #[inline(always)]
-    pub(super) const fn with_rights(leaf: Leaf, flags: MapFlags) -> ValidEntry {
+    pub(super) fn with_rights(leaf: Leaf, flags: MapFlags) -> ValidEntry {
         let keep = leaf.0 & !(WRITABLE | DIRTY | NO_EXECUTE);
         ValidEntry(keep | rights(flags))
-    }
-
-    /// A present entry of one table, for another table of the same level.
-    #[must_use]
-    pub(super) const fn copied_table(table: TableEntry) -> ValidEntry {
-        ValidEntry(table.0)
     }
 
     /// The word that the CPU reads.
@@ -121,29 +114,6 @@ impl ValidEntry {
     #[inline(always)]
     pub const fn bits(self) -> u64 {
         self.0
-    }
-}
-
-/// All of a small leaf but the frame, worked out once for many.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LeafBits(u64);
-
-impl LeafBits {
-    /// The bits of a kind of leaf with these rights.
-    #[must_use]
-    #[inline(always)]
-    pub const fn new(flags: MapFlags, kind: LeafKind) -> LeafBits {
-        LeafBits(rights(flags) | kind.bits())
-    }
-
-    /// The leaf for a frame. Nothing for a frame number that no entry can hold.
-    #[must_use]
-    #[inline(always)]
-    pub const fn at(self, frame: Mfn) -> Option<ValidEntry> {
-        if frame.0 >= FRAME_END {
-            return None;
-        }
-        Some(ValidEntry((frame.0 << FRAME_SHIFT) | self.0))
     }
 }
 
@@ -159,10 +129,6 @@ const fn rights(flags: MapFlags) -> u64 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Leaf(u64);
 
-/// A stored entry that names a table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TableEntry(u64);
-
 /// What a word in a table of level 2 to 4 is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stored {
@@ -171,7 +137,7 @@ pub enum Stored {
     /// A large page.
     Large(Leaf),
     /// A table of the next level.
-    Table(TableEntry),
+    Table(Mfn),
 }
 
 impl Stored {
@@ -179,21 +145,11 @@ impl Stored {
     #[must_use]
     #[inline(always)]
     pub const fn of(word: u64) -> Stored {
-        if word & PRESENT == 0 {
-            Stored::Nothing
-        } else if word & LARGE == 0 {
-            Stored::Table(TableEntry(word))
-        } else {
-            Stored::Large(Leaf(word))
+        match Leaf::of(word) {
+            None => Stored::Nothing,
+            Some(leaf) if word & LARGE == 0 => Stored::Table(leaf.frame()),
+            Some(leaf) => Stored::Large(leaf),
         }
-    }
-}
-
-impl TableEntry {
-    /// The table.
-    #[must_use]
-    pub const fn frame(self) -> Mfn {
-        Mfn((self.0 & FRAME_MASK) >> FRAME_SHIFT)
     }
 }
 
@@ -220,13 +176,6 @@ impl Leaf {
         write.union(execute)
     }
 
-    /// Whether it shows memory of the VM itself.
-    #[must_use]
-    #[inline(always)]
-    pub const fn is_own(self) -> bool {
-        self.0 & KIND_MASK == LeafKind::Own.bits()
-    }
-
     /// Whether it shows a granted frame.
     #[must_use]
     #[inline(always)]
@@ -236,14 +185,15 @@ impl Leaf {
 
     /// What it shows.
     #[must_use]
-    pub const fn kind(self) -> LeafKind {
+    #[inline(always)]
+    pub fn kind(self) -> LeafKind {
         match (self.0 & KIND_MASK) >> KIND_SHIFT {
             1 => LeafKind::Own,
             2 => LeafKind::Special,
             _ => {
                 let low = (self.0 >> TAG_LOW_SHIFT) & 0x7f;
                 let high = (self.0 >> TAG_HIGH_SHIFT) & 1;
-                LeafKind::Grant(narrow(low | (high << 7)))
+                LeafKind::Grant(u8::try_from(low | (high << 7)).unwrap_or(0))
             }
         }
     }
@@ -254,16 +204,3 @@ impl Leaf {
 pub const fn reportable(word: u64) -> u64 {
     word & (0xfff | NO_EXECUTE)
 }
-
-#[expect(clippy::as_conversions, reason = "const code: u8 widens to u64")]
-const fn widen(value: u8) -> u64 {
-    value as u64
-}
-
-#[expect(clippy::as_conversions, reason = "const code: the callers pass 8 bits")]
-const fn narrow(value: u64) -> u8 {
-    value as u8
-}
-
-#[cfg(test)]
-mod tests;
