@@ -7,7 +7,12 @@
 //! released, so that another call can give the frame away. The check explores every interleaving,
 //! and must find the error in two broken variants: no waiting for the other CPUs, and a flush that
 //! comes before the entry is gone.
-#![expect(clippy::arithmetic_side_effects, reason = "test code: numbers are small and a wrong one fails the test")]
+#![expect(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    reason = "test code: numbers are small and a wrong one fails the test"
+)]
 
 use stateright::{Checker, Model, Property};
 

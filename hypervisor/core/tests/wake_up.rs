@@ -65,8 +65,8 @@ struct World {
     slept: bool,
 }
 
-const RECEIVER: VcpuKey = VcpuKey::new(VmId(0), VcpuId(0));
-const OTHER: VcpuKey = VcpuKey::new(VmId(1), VcpuId(0));
+const RECEIVER: VcpuKey = VcpuKey { vm: VmId(0), vcpu: VcpuId(0) };
+const OTHER: VcpuKey = VcpuKey { vm: VmId(1), vcpu: VcpuId(0) };
 const CPUS: [CpuId; 2] = [CpuId(0), CpuId(1)];
 const NEVER: u64 = u64::MAX;
 
@@ -291,7 +291,7 @@ impl Model for WakeUp {
             Property::always("no cpu idles past a ready vcpu", |model: &WakeUp, path| {
                 !model.world(path).is_forgotten()
             }),
-            Property::always("it runs once", |model: &WakeUp, path| model.world(path).scheduler.broken().is_none()),
+            Property::always("it runs once", |model: &WakeUp, path| !model.world(path).scheduler.is_broken()),
             Property::sometimes("all is sent and taken", |model: &WakeUp, path| {
                 let world = model.world(path);
                 let sent = world.sends_left == 0 && world.kicks_left == 0;

@@ -177,7 +177,7 @@ fn workspace_has(folder: &Path, name: &str) -> bool {
 }
 
 /// The names of a workspace's packages, if cargo tells.
-fn packages(folder: &Path) -> Option<Vec<String>> {
+pub fn packages(folder: &Path) -> Option<Vec<String>> {
     let metadata = metadata(folder, &["--no-deps"])?;
     let packages = metadata.get("packages")?.as_array()?;
     Some(packages.iter().filter_map(|package| package.get("name")?.as_str().map(str::to_owned)).collect())

@@ -98,22 +98,40 @@ fn apt(words: &[&str], packages: &[&str]) -> Result<bool, Failure> {
     Ok(status.success())
 }
 
-/// Downloads QEMU's packages and unpacks them into a folder.
+/// What QEMU is made of, for a host that has all it depends on.
+const QEMU_PACKAGES: [&str; 4] = ["qemu-system-x86", "qemu-system-common", "qemu-system-data", "seabios"];
+
+/// Downloads QEMU's packages with what they need, and unpacks them into a folder.
 fn unpack_qemu(folder: &Path) -> Result<(), Failure> {
     let packages = folder.join("packages");
-    std::fs::create_dir_all(&packages).context(packages.display())?;
-    let listed = super::output(Command::new("apt-get").args([
-        "-o",
-        "Debug::NoLocking=1",
+    std::fs::create_dir_all(packages.join("partial")).context(packages.display())?;
+    // The lists of the system may be missing or old, and belong to root: take our own.
+    let lists = folder.join("lists");
+    std::fs::create_dir_all(lists.join("partial")).context(lists.display())?;
+    let options = [
+        "-o".to_owned(),
+        "Debug::NoLocking=1".to_owned(),
+        "-o".to_owned(),
+        format!("Dir::State::Lists={}", lists.display()),
+        "-o".to_owned(),
+        format!("Dir::Cache={}", folder.join("cache").display()),
+    ];
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    if !apt(&options, &["update", "-q"])? {
+        return Err(missing(codes::QEMU_MISSING, &instructions()));
+    }
+    let listed = super::output(Command::new("apt-get").args(&options).args([
         "--print-uris",
         "-y",
         "--no-install-recommends",
         "install",
         "qemu-system-x86",
-    ]))
-    .ok_or_else(|| missing(codes::QEMU_MISSING, &instructions()))?;
-    let names: Vec<&str> = listed.lines().filter_map(package_name).collect();
+    ]));
+    let listed = listed.unwrap_or_default();
+    let mut names: Vec<&str> = listed.lines().filter_map(package_name).collect();
+    names.extend(QEMU_PACKAGES.iter().filter(|name| !listed.contains(&format!(" {name}_"))));
     let status = Command::new("apt-get")
+        .args(&options)
         .arg("download")
         .args(&names)
         .current_dir(&packages)
@@ -124,10 +142,17 @@ fn unpack_qemu(folder: &Path) -> Result<(), Failure> {
     if !status.success() {
         return Err(missing(codes::QEMU_MISSING, &instructions()));
     }
-    for entry in std::fs::read_dir(&packages).context(packages.display())?.flatten() {
-        let unpacked = Command::new("dpkg-deb").arg("-x").arg(entry.path()).arg(folder).status();
+    unpack(&packages, folder)
+}
+
+/// Unpacks all packages of a folder into another.
+fn unpack(packages: &Path, folder: &Path) -> Result<(), Failure> {
+    let entries = std::fs::read_dir(packages).context(packages.display())?;
+    let files = entries.flatten().map(|entry| entry.path());
+    for file in files.filter(|path| path.extension().is_some_and(|extension| extension == "deb")) {
+        let unpacked = Command::new("dpkg-deb").arg("-x").arg(&file).arg(folder).status();
         if !unpacked.is_ok_and(|status| status.success()) {
-            let what = format!("{} cannot be unpacked", entry.path().display());
+            let what = format!("{} cannot be unpacked", file.display());
             return Err(missing(codes::QEMU_MISSING, &what));
         }
     }

@@ -12,7 +12,8 @@ pub struct Goal {
     pub expect: Vec<String>,
     /// Steps, to be done in order.
     pub script: Vec<Step>,
-    /// Goes on to the machine's own end even when everything was seen.
+    /// Goes on to the machine's own end even when everything was seen. (With nothing to be seen it
+    /// does so anyway.)
     pub to_end: bool,
     /// The longest time, if there is one.
     pub timeout: Option<Duration>,

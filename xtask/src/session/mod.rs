@@ -4,6 +4,8 @@
 mod event;
 mod goal;
 mod input;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use std::io::{Read, Write};
@@ -103,6 +105,12 @@ pub fn run(machine: &Machine, programs: &Programs, goal: &Goal, view: &mut dyn V
         saved: goal.save.as_ref().and_then(|path| std::fs::File::create(path).ok()),
     };
     let end = session.follow(&signals, goal);
+    // What the machine said about its end may come a moment later than the end.
+    while let (End::Machine, Ok(signal)) = (end, signals.recv_timeout(ORDER_WINDOW)) {
+        if let Signal::Complaint(line) = signal {
+            session.outcome.complaints.push(line);
+        }
+    }
     session.judge(end, goal);
     Ok(session.outcome)
 }
@@ -154,7 +162,7 @@ impl Session<'_> {
     fn follow(&mut self, signals: &Receiver<Signal>, goal: &Goal) -> End {
         let deadline = goal.timeout.map(|timeout| self.started + timeout);
         loop {
-            if self.progress.reached() && !goal.to_end && self.is_between_lines() {
+            if self.progress.reached() && goal.expects_something() && !goal.to_end && self.is_between_lines() {
                 return End::Reached;
             }
             if self.stop {

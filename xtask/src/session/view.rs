@@ -50,6 +50,12 @@ impl TerminalView {
         }
     }
 
+    /// The colour of a VM, if colours are wanted.
+    fn colour(&self, name: &str) -> Option<&'static str> {
+        let index = self.names.iter().position(|other| other == name)?;
+        COLOURS.get(index % COLOURS.len()).copied().filter(|_| self.colours)
+    }
+
     /// A line with the colour of its speaker on the prefix.
     fn painted(&self, line: &str, shown: &Shown) -> String {
         let clean = harmless(line);
@@ -59,8 +65,7 @@ impl TerminalView {
         if matches!(shown, Shown::Crashed { .. }) {
             return format!("\x1b[31m{clean}\x1b[0m");
         }
-        let index = shown.speaker().and_then(|name| self.names.iter().position(|other| other == name));
-        let colour = index.and_then(|index| COLOURS.get(index % COLOURS.len()));
+        let colour = shown.speaker().and_then(|name| self.colour(name));
         match (colour, clean.split_once(']')) {
             (Some(colour), Some((name, rest))) => {
                 format!("\x1b[{colour}m{name}]\x1b[0m{rest}\x1b[0m")

@@ -47,27 +47,13 @@ pub struct Raise {
     pub port: Port,
 }
 
-/// To do: clear the port's pending bit in the page of `vcpu`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use = "the port's next owner would see an event that is not its own"]
-pub struct Clear {
-    /// Whose page.
-    pub vcpu: VcpuId,
-    /// Which bit.
-    pub port: Port,
-}
-
 /// To do after a bind: take the pending bit out of the page of `moved_from`, if given; raise the
-/// port at `vcpu` if that bit was set or if `raise` says so.
+/// port if that bit was set or if `raise` says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "pending state moves with the port"]
 pub struct Rebind {
-    /// The port.
-    pub port: Port,
     /// The vCPU that took its events until now, if another.
     pub moved_from: Option<VcpuId>,
-    /// The vCPU that takes them from now on.
-    pub vcpu: VcpuId,
     /// The source happened while nothing was bound to it.
     pub raise: bool,
 }
@@ -102,33 +88,30 @@ struct SourceState {
 pub struct PortTable {
     vm: VmId,
     ports: Box<[Option<Binding>]>,
-    console: SourceState,
-    timers: Box<[SourceState]>,
-    channels: Box<[(SourceState, ChannelEnd)]>,
+    vcpus: u32,
+    channels: Box<[ChannelEnd]>,
+    /// Console input, the timers, the channels.
+    sources: Box<[SourceState]>,
 }
 
 impl PortTable {
     /// The table of a VM with `vcpus` vCPUs and the given channels, in the order of its start info.
     #[must_use]
     pub fn new(vm: VmId, vcpus: u32, channels: &[ChannelEnd]) -> PortTable {
-        let state = SourceState::default();
+        let sources = index(u64::from(vcpus)).saturating_add(channels.len()).saturating_add(1);
         PortTable {
             vm,
             ports: vec![None; index(u64::from(limit::PORTS))].into_boxed_slice(),
-            console: state,
-            timers: vec![state; index(u64::from(vcpus))].into_boxed_slice(),
-            channels: channels.iter().map(|end| (state, *end)).collect(),
+            vcpus,
+            channels: channels.into(),
+            sources: vec![SourceState::default(); sources].into_boxed_slice(),
         }
     }
 
     /// Forgets all ports and latches, for a VM that starts anew. Its vCPU pages are zeroed elsewhere.
     pub fn reset(&mut self) {
         self.ports.fill(None);
-        self.console = SourceState::default();
-        self.timers.fill(SourceState::default());
-        for (state, _) in &mut self.channels {
-            *state = SourceState::default();
-        }
+        self.sources.fill(SourceState::default());
     }
 
     /// Takes the lowest free port.
@@ -151,12 +134,13 @@ impl PortTable {
     /// `InvalidArgument` when the VM has no such source.
     pub fn source(&self, kind: EventSource, number: u64) -> Result<Source, Status> {
         let short = u32::try_from(number).map_err(|_| Status::InvalidArgument)?;
-        let (source, exists) = match kind {
-            EventSource::ConsoleInput => (Source::ConsoleInput, short == 0),
-            EventSource::Timer => (Source::Timer(VcpuId(short)), index(number) < self.timers.len()),
-            EventSource::Channel => (Source::Channel(short), index(number) < self.channels.len()),
+        let source = match kind {
+            EventSource::ConsoleInput if short == 0 => Source::ConsoleInput,
+            EventSource::ConsoleInput => return Err(Status::InvalidArgument),
+            EventSource::Timer => Source::Timer(VcpuId(short)),
+            EventSource::Channel => Source::Channel(short),
         };
-        if exists { Ok(source) } else { Err(Status::InvalidArgument) }
+        self.sources.get(self.place(source)).map(|_| source).ok_or(Status::InvalidArgument)
     }
 
     /// Ties a port to a source and a vCPU; what it was tied to before becomes free.
@@ -179,7 +163,7 @@ impl PortTable {
             self.unbind(previous);
         }
         self.set(port, Some(Binding { vcpu, source: Some(source) }));
-        Ok(Rebind { port, moved_from: Some(old.vcpu).filter(|from| *from != vcpu), vcpu, raise })
+        Ok(Rebind { moved_from: Some(old.vcpu).filter(|from| *from != vcpu), raise })
     }
 
     /// Resolves a send on an own port.
@@ -189,7 +173,7 @@ impl PortTable {
     pub fn send(&self, port: Port) -> Result<Target, Status> {
         let binding = self.binding(port).ok_or(Status::NotFound)?;
         if let Some(Source::Channel(channel)) = binding.source
-            && let Some((_, end)) = self.channel(channel)
+            && let Some(end) = self.channel(channel)
         {
             return Ok(Target::Peer(*end));
         }
@@ -201,7 +185,7 @@ impl PortTable {
     /// # Errors
     /// `NotPermitted` when the permit is not for this, or the channel does not lead to the sender.
     pub fn deliver(&mut self, permit: Permit, channel: u32) -> Result<Option<Raise>, Status> {
-        let from_peer = self.channel(channel).is_some_and(|(_, end)| end.peer == permit.subject());
+        let from_peer = self.channel(channel).is_some_and(|end| end.peer == permit.subject());
         if permit.operation() != Operation::EventSend || permit.object() != self.vm || !from_peer {
             return Err(Status::NotPermitted);
         }
@@ -219,25 +203,37 @@ impl PortTable {
         Some(Raise { vcpu: binding.vcpu, port })
     }
 
-    /// Frees a port and its source.
+    /// Frees a port and its source. The vCPU in whose page the pending bit is to be cleared, or the
+    /// port's next owner would see an event that is not its own.
     ///
     /// # Errors
     /// `NotFound` for a port that is not in use.
-    pub fn close(&mut self, port: Port) -> Result<Clear, Status> {
+    pub fn close(&mut self, port: Port) -> Result<VcpuId, Status> {
         let binding = self.binding(port).ok_or(Status::NotFound)?;
         if let Some(source) = binding.source {
             self.unbind(source);
         }
         self.set(port, None);
-        Ok(Clear { vcpu: binding.vcpu, port })
+        Ok(binding.vcpu)
     }
 
-    fn has_vcpu(&self, vcpu: VcpuId) -> bool {
-        index(u64::from(vcpu.0)) < self.timers.len()
+    const fn has_vcpu(&self, vcpu: VcpuId) -> bool {
+        vcpu.0 < self.vcpus
     }
 
-    fn channel(&self, channel: u32) -> Option<&(SourceState, ChannelEnd)> {
+    fn channel(&self, channel: u32) -> Option<&ChannelEnd> {
         self.channels.get(index(u64::from(channel)))
+    }
+
+    /// Where the state of a source stands; out of range when there is no such source.
+    fn place(&self, source: Source) -> usize {
+        let place = match source {
+            Source::ConsoleInput => 0,
+            Source::Timer(vcpu) if self.has_vcpu(vcpu) => u64::from(vcpu.0).saturating_add(1),
+            Source::Timer(_) => u64::MAX,
+            Source::Channel(channel) => u64::from(self.vcpus).saturating_add(1).saturating_add(u64::from(channel)),
+        };
+        index(place)
     }
 
     fn binding(&self, port: Port) -> Option<Binding> {
@@ -251,14 +247,7 @@ impl PortTable {
     }
 
     fn state_mut(&mut self, source: Source) -> Option<&mut SourceState> {
-        match source {
-            Source::ConsoleInput => Some(&mut self.console),
-            Source::Timer(vcpu) => self.timers.get_mut(index(u64::from(vcpu.0))),
-            Source::Channel(channel) => {
-                let entry = self.channels.get_mut(index(u64::from(channel)));
-                entry.map(|(state, _)| state)
-            }
-        }
+        self.sources.get_mut(self.place(source))
     }
 
     fn unbind(&mut self, source: Source) {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use super::{ChannelEnd, Clear, PortTable, Raise, Rebind, Source, Target};
+use super::{ChannelEnd, PortTable, Raise, Rebind, Source, Target};
 use crate::policy::{Operation, Party, Permit, decide};
 use protocol::flags::EventSource;
 use protocol::label::Label;
@@ -39,8 +39,7 @@ fn ports_end_at_the_quota_and_come_back_when_closed() {
         assert_eq!(table.alloc(FIRST), Ok(Port(number)));
     }
     assert_eq!(table.alloc(FIRST), Err(Status::QuotaExceeded));
-    let clear = Clear { vcpu: FIRST, port: Port(9) };
-    assert_eq!(table.close(Port(9)), Ok(clear));
+    assert_eq!(table.close(Port(9)), Ok(FIRST));
     assert_eq!(table.alloc(SECOND), Ok(Port(9)));
 }
 
@@ -115,7 +114,7 @@ fn a_port_that_is_bound_anew_moves_its_pending_state_and_frees_its_source() {
     let mut table = table();
     let port = table.alloc(FIRST).unwrap();
     let _bound = table.bind(port, Source::ConsoleInput, FIRST).unwrap();
-    let moved = Rebind { port, moved_from: Some(FIRST), vcpu: SECOND, raise: false };
+    let moved = Rebind { moved_from: Some(FIRST), raise: false };
     assert_eq!(table.bind(port, Source::Channel(1), SECOND), Ok(moved));
     let other = table.alloc(FIRST).unwrap();
     assert!(table.bind(other, Source::ConsoleInput, FIRST).is_ok());
@@ -223,11 +222,11 @@ impl Pages {
         self.0.insert((raise.vcpu, raise.port));
     }
 
-    fn rebind(&mut self, rebind: Rebind) {
-        let from = rebind.moved_from.map(|vcpu| (vcpu, rebind.port));
+    fn rebind(&mut self, rebind: Rebind, port: Port, vcpu: VcpuId) {
+        let from = rebind.moved_from.map(|vcpu| (vcpu, port));
         let moved = from.is_some_and(|bit| self.0.remove(&bit));
         if moved || rebind.raise {
-            self.0.insert((rebind.vcpu, rebind.port));
+            self.0.insert((vcpu, port));
         }
     }
 }
@@ -242,8 +241,8 @@ impl Model {
             Step::Alloc(_) => {}
             Step::Bind(port, source, vcpu) => self.bind(port, source, vcpu, table, pages),
             Step::Close(port) => match table.close(port) {
-                Ok(clear) => {
-                    pages.0.remove(&(clear.vcpu, clear.port));
+                Ok(vcpu) => {
+                    pages.0.remove(&(vcpu, port));
                     assert!(self.ports.remove(&port).is_some());
                 }
                 Err(status) => {
@@ -302,7 +301,7 @@ impl Model {
             assert_eq!(answer, Err(Status::Busy));
             return;
         }
-        pages.rebind(answer.unwrap());
+        pages.rebind(answer.unwrap(), port, vcpu);
         let latched = self.latched.remove(&format!("{source:?}"));
         *slot = (vcpu, Some(source), slot.2 || latched);
     }

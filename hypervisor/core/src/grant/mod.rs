@@ -18,7 +18,7 @@ use alloc::boxed::Box;
 use alloc::vec;
 
 use protocol::layout::{PAGE_SIZE, limit};
-use protocol::{Gfn, GrantRef, GuestVirt, SpaceId, Status, VmId};
+use protocol::{GrantRef, GuestVirt, SpaceId, Status, VmId};
 
 use crate::addr::Mfn;
 use crate::addr::convert::index;
@@ -37,51 +37,18 @@ pub struct Place {
     pub address: GuestVirt,
 }
 
-/// To do: map `machine`, then [`GrantTable::finish_map`], whatever came of it.
+/// To do: change the page tables as the `begin_` call that gave this says, then the `finish_` call,
+/// whatever came of it.
 #[derive(Debug, PartialEq, Eq)]
-#[must_use = "the grant stays busy until finish_map"]
-pub struct Mapping {
+#[must_use = "the grant stays as it is until the change is finished"]
+pub struct Change {
     grant: GrantRef,
-    /// The frame to map.
-    pub machine: Mfn,
-    /// What the page allows.
-    pub access: Access,
-}
-
-/// To do: take the page at `place` out and flush it, then [`GrantTable::finish_unmap`].
-#[derive(Debug, PartialEq, Eq)]
-#[must_use = "the grant stays mapped until finish_unmap"]
-pub struct Unmapping {
-    grant: GrantRef,
-    /// The frame that is mapped there.
-    pub machine: Mfn,
-    /// Where.
-    pub place: Place,
-}
-
-/// To do: take the page out of `peer` if there is one, give up the owner's reference on `frame`,
-/// then [`GrantTable::finish_revoke`].
-#[derive(Debug, PartialEq, Eq)]
-#[must_use = "the grant's slot stays taken until finish_revoke"]
-pub struct Revoking {
-    grant: GrantRef,
-    /// The VM that could use it.
+    /// The VM that may use the frame.
     pub peer: VmId,
-    /// The owner's frame.
-    pub frame: Gfn,
-    /// Its machine frame.
+    /// The frame.
     pub machine: Mfn,
     /// Where it is mapped, or about to be.
     pub place: Option<Place>,
-}
-
-/// What may be done to a frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    /// Read it.
-    Read,
-    /// Read and write it.
-    Write,
 }
 
 /// What came of an attempt to map.
@@ -93,41 +60,18 @@ pub enum Attempt {
     Refused,
 }
 
-/// To do: copy between this range of the frame and the caller, under the table's lock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CopyRange {
-    /// The granted frame.
-    pub machine: Mfn,
-    /// First byte in it.
-    pub offset: u64,
-    /// Bytes.
-    pub length: u64,
-}
-
-/// How far a grant is in use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Use {
-    Unmapped,
-    Mapping(Place),
-    Mapped(Place),
-}
-
-/// Whether its owner still stands by it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Life {
-    Given,
-    Revoking,
-}
-
 /// One grant.
 #[derive(Debug, Clone, Copy)]
 struct Grant {
     peer: VmId,
-    frame: Gfn,
     machine: Mfn,
-    access: Access,
-    mapped: Use,
-    life: Life,
+    is_writable: bool,
+    /// Where it is mapped, or about to be.
+    place: Option<Place>,
+    /// The page is in.
+    is_mapped: bool,
+    /// Its owner no longer stands by it.
+    is_revoked: bool,
 }
 
 /// A place in the table.
@@ -135,6 +79,18 @@ struct Grant {
 struct Slot {
     generation: u32,
     grant: Option<Grant>,
+}
+
+impl Slot {
+    const fn reference(&self, number: u32) -> GrantRef {
+        GrantRef(self.generation.wrapping_shl(SLOT_BITS) | number)
+    }
+}
+
+impl Grant {
+    const fn change(&self, grant: GrantRef) -> Change {
+        Change { grant, peer: self.peer, machine: self.machine, place: self.place }
+    }
 }
 
 /// All grants that one VM has given.
@@ -157,47 +113,34 @@ impl GrantTable {
     /// # Errors
     /// `NotPermitted` for the owner itself or a permit for something else, `QuotaExceeded` when the
     /// table is full.
-    pub fn create(&mut self, permit: Permit, frame: Gfn, machine: Mfn) -> Result<GrantRef, Status> {
-        let access = access(&permit, Operation::GrantCreateRead, Operation::GrantCreateWrite);
-        let access = access.ok_or(Status::NotPermitted)?;
-        if permit.subject() != self.owner || permit.object() == self.owner {
+    pub fn create(&mut self, permit: Permit, machine: Mfn) -> Result<GrantRef, Status> {
+        let is_writable = permit.operation() == Operation::GrantCreateWrite;
+        let is_create = is_writable || permit.operation() == Operation::GrantCreateRead;
+        if !is_create || permit.subject() != self.owner || permit.object() == self.owner {
             return Err(Status::NotPermitted);
         }
-        let mut numbered = (0_u32..).zip(self.slots.iter_mut());
+        let mut numbered = (0_u32..).zip(&mut self.slots);
         let (number, slot) = numbered.find(|(_, slot)| slot.grant.is_none()).ok_or(Status::QuotaExceeded)?;
-        slot.grant =
-            Some(Grant { peer: permit.object(), frame, machine, access, mapped: Use::Unmapped, life: Life::Given });
-        Ok(GrantRef(slot.generation.wrapping_shl(SLOT_BITS) | number))
+        let peer = permit.object();
+        slot.grant = Some(Grant { peer, machine, is_writable, place: None, is_mapped: false, is_revoked: false });
+        Ok(slot.reference(number))
     }
 
-    /// Ends a grant: from now on nobody can begin to use it.
+    /// Ends a grant: from now on nobody can begin to use it. The caller takes the page out of the peer
+    /// if there is one, and gives up the owner's reference on the frame.
     ///
     /// # Errors
     /// `NotFound` for a grant that is not there or is being revoked.
-    pub fn begin_revoke(&mut self, grant: GrantRef) -> Result<Revoking, Status> {
-        let entry = self.find(grant).ok_or(Status::NotFound)?;
-        if entry.life == Life::Revoking {
-            return Err(Status::NotFound);
-        }
-        entry.life = Life::Revoking;
-        Ok(Revoking {
-            grant,
-            peer: entry.peer,
-            frame: entry.frame,
-            machine: entry.machine,
-            place: match entry.mapped {
-                Use::Unmapped => None,
-                Use::Mapping(place) | Use::Mapped(place) => Some(place),
-            },
-        })
+    pub fn begin_revoke(&mut self, grant: GrantRef) -> Result<Change, Status> {
+        let entry = self.find(grant).filter(|entry| !entry.is_revoked).ok_or(Status::NotFound)?;
+        entry.is_revoked = true;
+        Ok(entry.change(grant))
     }
 
     /// Frees the slot of a grant that nobody can reach any more.
-    pub fn finish_revoke(&mut self, revoking: Revoking) {
-        let Revoking { grant, .. } = revoking;
-        if self.find(grant).is_some()
-            && let Some(slot) = self.slot(grant)
-        {
+    pub fn finish_revoke(&mut self, change: Change) {
+        let Change { grant, .. } = change;
+        if let Some(slot) = self.slot(grant) {
             slot.grant = None;
             slot.generation = slot.generation.wrapping_add(1) & (u32::MAX >> SLOT_BITS);
         }
@@ -206,124 +149,99 @@ impl GrantTable {
     /// Any grant that is not being revoked, for the end of the owner.
     #[must_use]
     pub fn any_given(&self) -> Option<GrantRef> {
-        let given = |slot: &Slot| slot.grant.is_some_and(|grant| grant.life == Life::Given);
-        let (number, slot) = (0_u32..).zip(&self.slots).find(|(_, slot)| given(slot))?;
-        Some(GrantRef(slot.generation.wrapping_shl(SLOT_BITS) | number))
+        self.any(|grant| !grant.is_revoked)
     }
 
-    /// Claims a grant for one place of the permit's subject.
+    /// Claims a grant for one place of the permit's subject, where the caller maps it.
     ///
     /// # Errors
     /// `NotPermitted` when the grant does not exist, is for somebody else, or does not allow this;
     /// `Busy` when it is mapped already.
-    pub fn begin_map(&mut self, permit: Permit, grant: GrantRef, place: Place) -> Result<Mapping, Status> {
-        let access = access(&permit, Operation::GrantMapRead, Operation::GrantMapWrite);
-        let access = access.ok_or(Status::NotPermitted)?;
-        let entry = self.usable(&permit, grant, access);
+    pub fn begin_map(&mut self, permit: Permit, grant: GrantRef, place: Place) -> Result<Change, Status> {
+        let entry = self.usable(&permit, grant, Operation::GrantMapRead, Operation::GrantMapWrite);
         let entry = entry.ok_or(Status::NotPermitted)?;
-        if entry.mapped != Use::Unmapped {
+        if entry.place.is_some() {
             return Err(Status::Busy);
         }
-        entry.mapped = Use::Mapping(place);
-        Ok(Mapping { grant, machine: entry.machine, access })
+        entry.place = Some(place);
+        Ok(entry.change(grant))
     }
 
     /// Ends an attempt to map.
     ///
     /// # Errors
     /// `NotPermitted` when the grant was revoked meanwhile: the caller takes the page out again.
-    pub fn finish_map(&mut self, mapping: Mapping, attempt: Attempt) -> Result<(), Status> {
-        let Mapping { grant, .. } = mapping;
+    pub fn finish_map(&mut self, change: Change, attempt: Attempt) -> Result<(), Status> {
+        let Change { grant, .. } = change;
         let entry = self.find(grant).ok_or(Status::NotPermitted)?;
-        let Use::Mapping(place) = entry.mapped else {
-            return Err(Status::NotPermitted);
-        };
-        entry.mapped = match (attempt, entry.life) {
-            (Attempt::Mapped, Life::Given) => Use::Mapped(place),
-            (Attempt::Mapped, Life::Revoking) | (Attempt::Refused, _) => Use::Unmapped,
-        };
-        match entry.life {
-            Life::Given => Ok(()),
-            Life::Revoking => Err(Status::NotPermitted),
+        entry.is_mapped = attempt == Attempt::Mapped && !entry.is_revoked;
+        if !entry.is_mapped {
+            entry.place = None;
         }
+        if entry.is_revoked { Err(Status::NotPermitted) } else { Ok(()) }
     }
 
-    /// Looks up where `mapper` has a grant mapped.
+    /// Looks up where `mapper` has a grant mapped. The caller takes the page out and flushes it.
     ///
     /// # Errors
     /// `NotPermitted` when it has not.
-    pub fn begin_unmap(&mut self, mapper: VmId, grant: GrantRef) -> Result<Unmapping, Status> {
-        let entry = self.find(grant).ok_or(Status::NotPermitted)?;
-        match entry.mapped {
-            Use::Mapped(place) if entry.peer == mapper => Ok(Unmapping { grant, machine: entry.machine, place }),
-            Use::Mapped(_) | Use::Mapping(_) | Use::Unmapped => Err(Status::NotPermitted),
-        }
+    pub fn begin_unmap(&mut self, mapper: VmId, grant: GrantRef) -> Result<Change, Status> {
+        let entry = self.find(grant).filter(|entry| entry.is_mapped && entry.peer == mapper);
+        Ok(entry.ok_or(Status::NotPermitted)?.change(grant))
     }
 
     /// Notes that the page is out and no CPU can reach the frame through it.
-    pub fn finish_unmap(&mut self, unmapping: Unmapping) {
-        let Unmapping { grant, place, .. } = unmapping;
-        if let Some(entry) = self.find(grant)
-            && entry.mapped == Use::Mapped(place)
-        {
-            entry.mapped = Use::Unmapped;
+    pub fn finish_unmap(&mut self, change: Change) {
+        let Change { grant, place, .. } = change;
+        if let Some(entry) = self.find(grant).filter(|entry| entry.is_mapped && entry.place == place) {
+            entry.place = None;
+            entry.is_mapped = false;
         }
     }
 
     /// Any grant that `mapper` has mapped, for the mapper's end: to do as after `begin_unmap`.
-    pub fn any_mapped_by(&mut self, mapper: VmId) -> Option<Unmapping> {
-        let numbered = (0_u32..).zip(&self.slots);
-        let found = numbered.into_iter().find(|(_, slot)| {
-            slot.grant.is_some_and(|grant| grant.peer == mapper && matches!(grant.mapped, Use::Mapped(_)))
-        });
-        let (number, slot) = found?;
-        let grant = GrantRef(slot.generation.wrapping_shl(SLOT_BITS) | number);
+    pub fn any_mapped_by(&mut self, mapper: VmId) -> Option<Change> {
+        let grant = self.any(|grant| grant.is_mapped && grant.peer == mapper)?;
         self.begin_unmap(mapper, grant).ok()
     }
 
-    /// Checks a copy between the permit's subject and a granted frame.
+    /// Checks a copy between the permit's subject and a range of a granted frame. The caller copies
+    /// under the table's lock.
     ///
     /// # Errors
     /// `InvalidArgument` when the range leaves the frame, `NotPermitted` as for a map.
-    pub fn copy(&mut self, permit: Permit, grant: GrantRef, offset: u64, length: u64) -> Result<CopyRange, Status> {
-        let end = offset.checked_add(length).ok_or(Status::InvalidArgument)?;
-        if end > PAGE_SIZE {
+    pub fn copy(&mut self, permit: Permit, grant: GrantRef, offset: u64, length: u64) -> Result<Mfn, Status> {
+        if offset.checked_add(length).is_none_or(|end| end > PAGE_SIZE) {
             return Err(Status::InvalidArgument);
         }
-        let access = access(&permit, Operation::GrantCopyFrom, Operation::GrantCopyTo);
-        let access = access.ok_or(Status::NotPermitted)?;
-        let entry = self.usable(&permit, grant, access);
-        let entry = entry.ok_or(Status::NotPermitted)?;
-        Ok(CopyRange { machine: entry.machine, offset, length })
+        let entry = self.usable(&permit, grant, Operation::GrantCopyFrom, Operation::GrantCopyTo);
+        Ok(entry.ok_or(Status::NotPermitted)?.machine)
     }
 
-    /// The grant, when the permit's subject may use it like this.
-    fn usable(&mut self, permit: &Permit, grant: GrantRef, access: Access) -> Option<&mut Grant> {
+    /// The grant, when the permit is for one of these two operations and its subject may do that.
+    fn usable(&mut self, permit: &Permit, grant: GrantRef, read: Operation, write: Operation) -> Option<&mut Grant> {
         let is_ours = permit.object() == self.owner;
         self.find(grant).filter(|entry| {
-            let allows = access == Access::Read || entry.access == Access::Write;
-            is_ours && allows && entry.peer == permit.subject() && entry.life == Life::Given
+            let allows = permit.operation() == read || permit.operation() == write && entry.is_writable;
+            is_ours && allows && entry.peer == permit.subject() && !entry.is_revoked
         })
     }
 
+    fn any(&self, is_wanted: impl Fn(&Grant) -> bool) -> Option<GrantRef> {
+        let mut numbered = (0_u32..).zip(&self.slots);
+        let found = numbered.find(|(_, slot)| slot.grant.as_ref().is_some_and(&is_wanted));
+        found.map(|(number, slot)| slot.reference(number))
+    }
+
+    /// The slot of a grant that is there.
     fn slot(&mut self, grant: GrantRef) -> Option<&mut Slot> {
         let number = grant.0 & limit::GRANTS.wrapping_sub(1);
-        self.slots.get_mut(index(u64::from(number)))
+        let slot = self.slots.get_mut(index(u64::from(number)));
+        slot.filter(|slot| slot.grant.is_some() && slot.reference(number) == grant)
     }
 
     fn find(&mut self, grant: GrantRef) -> Option<&mut Grant> {
-        let slot = self.slot(grant)?;
-        let generation = grant.0.wrapping_shr(SLOT_BITS);
-        if slot.generation == generation { slot.grant.as_mut() } else { None }
-    }
-}
-
-/// What a permit allows, if it is for one of these two operations.
-fn access(permit: &Permit, read: Operation, write: Operation) -> Option<Access> {
-    match permit.operation() {
-        operation if operation == read => Some(Access::Read),
-        operation if operation == write => Some(Access::Write),
-        _ => None,
+        self.slot(grant)?.grant.as_mut()
     }
 }
 

@@ -42,20 +42,6 @@ pub enum Operation {
     GrantCopyTo,
 }
 
-impl Operation {
-    /// Every operation, for tables and tests.
-    pub const ALL: [Operation; 8] = [
-        Operation::EventSend,
-        Operation::ChannelUse,
-        Operation::GrantCreateRead,
-        Operation::GrantCreateWrite,
-        Operation::GrantMapRead,
-        Operation::GrantMapWrite,
-        Operation::GrantCopyFrom,
-        Operation::GrantCopyTo,
-    ];
-}
-
 /// Proof that the policy allowed one operation of one VM on another. Used up by the effect.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a permit is there to be used by the one effect that it was asked for"]
@@ -85,29 +71,12 @@ impl Permit {
     }
 }
 
-/// The policy keeps the two VMs apart for this operation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Denied {
-    /// What was asked.
-    pub operation: Operation,
-    /// Who asked.
-    pub subject: VmId,
-    /// About whom.
-    pub object: VmId,
-}
-
-impl From<Denied> for Status {
-    fn from(_: Denied) -> Status {
-        Status::NotPermitted
-    }
-}
-
 /// Decides whether `subject` may do `operation` to `object`.
 ///
 /// # Errors
-/// [`Denied`] when information would flow against the lattice; the caller can only be given another
+/// `NotPermitted` when information would flow against the lattice; the caller can only be given another
 /// label in the system file.
-pub fn decide(subject: Party, operation: Operation, object: Party) -> Result<Permit, Denied> {
+pub fn decide(subject: Party, operation: Operation, object: Party) -> Result<Permit, Status> {
     let allowed = match operation {
         Operation::EventSend | Operation::GrantCreateRead => subject.label.flows_to(object.label),
         Operation::GrantMapRead | Operation::GrantCopyFrom => object.label.flows_to(subject.label),
@@ -115,11 +84,7 @@ pub fn decide(subject: Party, operation: Operation, object: Party) -> Result<Per
             subject.label == object.label
         }
     };
-    if allowed {
-        Ok(Permit { operation, subject: subject.vm, object: object.vm })
-    } else {
-        Err(Denied { operation, subject: subject.vm, object: object.vm })
-    }
+    if allowed { Ok(Permit { operation, subject: subject.vm, object: object.vm }) } else { Err(Status::NotPermitted) }
 }
 
 #[cfg(test)]

@@ -5,12 +5,14 @@
 //! than a little before `virtual_now` (so sleep saves up no credit), and one that runs stays no
 //! farther behind than [`LAG`] of its own CPU time (so a weight that its vCPUs cannot use up, as 4 of
 //! 7 with one vCPU on two CPUs, does not starve the others later).
+//!
+//! Virtual times may wrap; they are compared by their difference. There are few enough VMs, and vCPUs
+//! of a VM, that the least is found by looking at all that wait.
 
-use super::deadline::{NEVER, Purpose};
-use super::heap::{before, later};
-use super::{RunState, Scheduler, Vcpu, VcpuKey, Vm};
+use protocol::{VcpuId, VmId};
+
+use super::{Cpu, NEVER, RunState, Scheduler, VcpuKey, Vm, at, bit, bits};
 use crate::addr::CpuId;
-use crate::addr::convert::index;
 
 /// How long a vCPU runs while others wait.
 pub const QUANTUM: u64 = 5_000_000;
@@ -39,244 +41,169 @@ pub struct Choice {
     pub interrupt: Option<CpuId>,
 }
 
-/// An invariant that did not hold at a switch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Broken {
-    /// A vCPU was to run that is not ready: it would run twice.
-    RunsTwice(VcpuKey),
-    /// A CPU left a vCPU that was not its own.
-    NotOurs(VcpuKey),
+/// Whether virtual time `a` comes before `b`.
+const fn before(a: u64, b: u64) -> bool {
+    a.wrapping_sub(b).cast_signed() < 0
 }
 
-/// A CPU as the scheduler sees it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Cpu {
-    pub(super) current: Option<VcpuKey>,
-    /// When the current quantum began.
-    pub(super) started: u64,
-    /// When the current quantum ends, if anything ends it.
-    pub(super) tick: u64,
-    /// What it runs gives way to anything.
-    pub(super) yields: bool,
-    /// A vCPU woke that goes before what it runs.
-    preempted: bool,
-    /// Virtual time of the VM when the quantum began.
-    start_tag: u64,
-    /// Length of the quantum, and what it was charged in advance in virtual time.
-    slice: u64,
-    prepaid: u64,
+/// The later of two virtual times.
+const fn later(a: u64, b: u64) -> u64 {
+    if before(a, b) { b } else { a }
 }
 
-impl Default for Cpu {
-    fn default() -> Cpu {
-        Cpu {
-            current: None,
-            started: 0,
-            tick: NEVER,
-            yields: false,
-            preempted: false,
-            start_tag: 0,
-            slice: 0,
-            prepaid: 0,
-        }
-    }
+/// The number with the least key, of pairs of both.
+pub(super) fn least(keyed: impl Iterator<Item = (u64, u32)>) -> Option<u32> {
+    let least = keyed.min_by(|(a, _), (b, _)| a.wrapping_sub(*b).cast_signed().cmp(&0));
+    least.map(|(_, number)| number)
 }
 
 impl Vm {
     /// Virtual time of a span of CPU time.
-    pub(super) fn virtual_span(&self, span: u64) -> u64 {
+    fn virtual_span(&self, span: u64) -> u64 {
         span.min(SPAN).wrapping_mul(self.rate) >> 16
     }
 
-    const fn waits(&self) -> bool {
-        let parked = matches!(&self.cap, Some(cap) if cap.parked);
+    /// Whether it has a vCPU to choose.
+    pub(super) const fn waits(&self) -> bool {
+        let parked = matches!(&self.cap, Some(cap) if cap.parked.is_some());
         self.ready != 0 && !parked
+    }
+
+    /// The ready vCPU that ran least.
+    fn next(&self) -> Option<u32> {
+        least(bits(self.ready).filter_map(|vcpu| Some((self.vcpus.get(at(vcpu))?.turn, vcpu))))
+    }
+}
+
+impl Cpu {
+    /// Charges a quantum in advance to the VM of what runs.
+    fn begin(&mut self, vm: &mut Vm, turn: u64, now: u64) {
+        vm.turn = vm.turn.max(turn);
+        self.started = now;
+        self.start_tag = vm.virtual_time;
+        self.is_capped = vm.cap.is_some();
+        self.slice = vm.cap.as_mut().map_or(QUANTUM, |cap| {
+            cap.roll(now);
+            cap.reserve(QUANTUM)
+        });
+        vm.virtual_time = vm.virtual_time.wrapping_add(vm.virtual_span(self.slice));
+    }
+
+    /// Replaces the advance charge by what was really used; the vCPU's turn then.
+    fn charge(&mut self, vm: &mut Vm, vcpu: VcpuId, virtual_now: u64, now: u64) -> u64 {
+        let used = now.saturating_sub(self.started);
+        let before = vm.virtual_time.wrapping_sub(vm.virtual_span(self.slice));
+        let floor = virtual_now.wrapping_sub(vm.virtual_span(LAG));
+        vm.virtual_time = later(before.wrapping_add(vm.virtual_span(used)), floor);
+        if let Some(cap) = &mut vm.cap {
+            cap.settle(self.slice, used);
+        }
+        let Some(vcpu) = vm.vcpus.get_mut(at(vcpu.0)) else {
+            return 0;
+        };
+        vcpu.usage.run_time_ns = vcpu.usage.run_time_ns.saturating_add(used);
+        vcpu.turn = vcpu.turn.saturating_add(used);
+        vcpu.turn
+    }
+
+    /// Holds a VM back that used up its cap, or lets it go on.
+    fn regulate(&mut self, own: CpuId, vm: &mut Vm, now: u64) {
+        if let Some(cap) = &mut vm.cap {
+            cap.roll(now);
+            cap.parked = cap.is_exhausted().then_some(own);
+            if cap.parked.is_some() {
+                self.alarm = self.alarm.min(cap.period_end);
+            }
+        }
     }
 }
 
 impl Scheduler {
     /// Chooses what `cpu` runs from now on, and charges what it ran.
     pub fn pick(&mut self, cpu: CpuId, now: u64) -> Choice {
-        self.summoned.remove(cpu);
-        self.owed.remove(cpu);
+        self.summoned &= !bit(cpu.0);
         let previous = self.current(cpu);
         if !self.keeps(cpu, now) {
             let yielding = self.leave(cpu, now);
-            let next = match (self.take(cpu, now), yielding) {
-                (None, Some(key)) => {
-                    self.put_back(key);
-                    self.take(cpu, now)
-                }
-                (next, Some(key)) => {
-                    self.put_back(key);
-                    next
-                }
-                (next, None) => next,
-            };
-            self.count_switch(cpu, previous, next);
+            let taken = self.take(cpu, previous, now);
+            if let Some(key) = yielding {
+                self.put_back(key);
+                taken.or_else(|| self.take(cpu, previous, now));
+            }
         }
         self.arm_tick(cpu);
-        let owed = self.owed.first();
-        if let Some(other) = owed {
-            self.owed.remove(other);
-        }
-        Choice {
-            previous,
-            vcpu: self.current(cpu),
-            timer: self.timer(cpu),
-            interrupt: owed.or_else(|| self.summon_help()),
-        }
-    }
-
-    fn count_switch(&mut self, cpu: CpuId, previous: Option<VcpuKey>, next: Option<VcpuKey>) {
-        let Some(key) = next else {
-            self.idle.insert(cpu);
-            return;
-        };
-        self.idle.remove(cpu);
-        if next != previous
-            && let Some(vcpu) = self.vcpus.get_mut(key.index())
-        {
-            vcpu.usage.switches = vcpu.usage.switches.saturating_add(1);
-        }
+        Choice { previous, vcpu: self.current(cpu), timer: self.timer(cpu), interrupt: self.summon_help() }
     }
 
     /// Whether `cpu` may go on with its quantum. Others that have waited are no reason to end it,
     /// only one that woke: equals would end each other's quanta at every interrupt.
     fn keeps(&self, cpu: CpuId, now: u64) -> bool {
-        let Some(slot) = self.cpu(cpu) else {
-            return true;
-        };
-        let Some(key) = slot.current else {
+        let Some((slot, key)) = self.cpu(cpu).and_then(|slot| Some((slot, slot.current?))) else {
             return false;
         };
-        let runs =
-            self.vcpus.get(key.index()).is_some_and(|vcpu| vcpu.state == RunState::Running(cpu) && !vcpu.stopping);
-        let ended = now.saturating_sub(slot.started) >= slot.slice;
-        let contended = !self.queue.is_empty() || self.is_capped(key);
-        let goes_on = !slot.yields && !slot.preempted;
-        runs && goes_on && (!ended || !contended)
+        let runs = self.vcpu(key).is_some_and(|vcpu| vcpu.state == RunState::Running(cpu) && !vcpu.stopping);
+        let is_contended = self.waiting != 0 || slot.is_capped;
+        let is_over = is_contended && now.saturating_sub(slot.started) >= slot.slice;
+        runs && !slot.yields && !slot.preempted && !is_over
     }
 
-    /// Takes what runs on `cpu` off it. What yields is returned, not yet ready.
+    /// Takes what runs on `cpu` off it. What yields is returned, not yet counted as ready.
     fn leave(&mut self, cpu: CpuId, now: u64) -> Option<VcpuKey> {
-        self.charge(cpu, now);
-        let slot = self.cpu_mut(cpu)?;
+        let slot = self.cpus.get_mut(at(cpu.0))?;
+        let key = slot.current.take()?;
+        let vm = self.vms.get_mut(at(key.vm.0))?;
+        slot.charge(vm, key.vcpu, self.virtual_now, now);
+        slot.regulate(cpu, vm, now);
         let yields = core::mem::take(&mut slot.yields);
         slot.preempted = false;
-        let key = slot.current.take()?;
-        let (vm, vcpu) = parts(&mut self.vms, &mut self.vcpus, key)?;
         vm.running = vm.running.saturating_sub(1);
-        vcpu.ready_since = now;
-        let state = vcpu.state;
-        let stops = vcpu.stopping;
-        if !matches!(state, RunState::Blocked) && state != RunState::Running(cpu) {
-            self.broken.get_or_insert(Broken::NotOurs(key));
+        let vcpu = vm.vcpus.get_mut(at(key.vcpu.0))?;
+        let goes_on = !vcpu.stopping && vcpu.state != RunState::Blocked;
+        if vcpu.stopping {
+            vcpu.halt();
+        } else if goes_on {
+            self.is_broken |= vcpu.state != RunState::Running(cpu);
+            vcpu.state = RunState::Ready;
+            vcpu.ready_since = now;
+            vm.ready |= if yields { 0 } else { bit(key.vcpu.0) };
         }
-        if vm.cap.is_some() {
-            self.regulate(cpu, key.vm().0, now);
-        }
-        if stops {
-            self.halt(key);
-        } else if state != RunState::Blocked {
-            if let Some(vcpu) = self.vcpus.get_mut(key.index()) {
-                vcpu.state = RunState::Ready;
-            }
-            if yields {
-                return Some(key);
-            }
-            self.put_back(key);
-        }
-        None
+        self.settle(key.vm);
+        Some(key).filter(|_| goes_on && yields)
     }
 
     /// Gives `cpu` the ready vCPU whose turn it is.
-    fn take(&mut self, cpu: CpuId, now: u64) -> Option<VcpuKey> {
-        let (number, _) = self.queue.top()?;
-        let key = self.next_of(number)?;
-        let (vm, vcpu) = parts(&mut self.vms, &mut self.vcpus, key)?;
+    fn take(&mut self, cpu: CpuId, previous: Option<VcpuKey>, now: u64) -> Option<()> {
+        let waiting = bits(self.waiting).filter_map(|vm| Some((self.vms.get(at(vm))?.virtual_time, vm)));
+        let number = VmId(least(waiting)?);
+        let (slot, vm) = (self.cpus.get_mut(at(cpu.0))?, self.vms.get_mut(at(number.0))?);
+        let key = VcpuKey { vm: number, vcpu: VcpuId(vm.next()?) };
+        let vcpu = vm.vcpus.get_mut(at(key.vcpu.0))?;
         if vcpu.state != RunState::Ready {
-            self.broken.get_or_insert(Broken::RunsTwice(key));
+            self.is_broken = true;
             return None;
         }
-        let is_capped = vm.cap.is_some();
-        vm.ready &= !ready_bit(key);
-        vm.running = vm.running.saturating_add(1);
         vcpu.state = RunState::Running(cpu);
         vcpu.last_cpu = cpu;
-        let waited = now.saturating_sub(vcpu.ready_since);
-        vcpu.usage.steal_ns = vcpu.usage.steal_ns.saturating_add(waited);
-        if let Some(slot) = self.cpu_mut(cpu) {
-            slot.current = Some(key);
-        }
-        self.begin_quantum(cpu, now);
-        if is_capped {
-            self.regulate(cpu, number, now);
-        }
-        self.settle(number);
-        Some(key)
-    }
-
-    /// Charges a quantum in advance to what runs on `cpu`.
-    #[inline]
-    fn begin_quantum(&mut self, cpu: CpuId, now: u64) {
-        let Some(slot) = self.cpus.get_mut(index(u64::from(cpu.0))) else {
-            return;
-        };
-        let Some(key) = slot.current else {
-            return;
-        };
-        let Some((vm, vcpu)) = parts(&mut self.vms, &mut self.vcpus, key) else {
-            return;
-        };
-        vm.turn = vm.turn.max(vcpu.turn);
-        slot.started = now;
-        slot.start_tag = vm.virtual_time;
-        slot.slice = match &mut vm.cap {
-            None => QUANTUM,
-            Some(cap) => {
-                cap.roll(now);
-                cap.reserve(QUANTUM)
-            }
-        };
-        slot.prepaid = vm.virtual_span(slot.slice);
-        vm.virtual_time = vm.virtual_time.wrapping_add(slot.prepaid);
+        vcpu.usage.steal_ns = vcpu.usage.steal_ns.saturating_add(now.saturating_sub(vcpu.ready_since));
+        vcpu.usage.switches = vcpu.usage.switches.saturating_add(u64::from(previous != Some(key)));
+        vm.ready &= !bit(key.vcpu.0);
+        vm.running = vm.running.saturating_add(1);
+        slot.current = Some(key);
+        slot.alarm = slot.alarm.min(vcpu.timer_at);
+        let turn = vcpu.turn;
+        slot.begin(vm, turn, now);
+        slot.regulate(cpu, vm, now);
         self.virtual_now = later(self.virtual_now, slot.start_tag);
+        self.settle(number);
+        Some(())
     }
 
-    /// Replaces the advance charge by what was really used.
-    fn charge(&mut self, cpu: CpuId, now: u64) {
-        let Some(slot) = self.cpus.get_mut(index(u64::from(cpu.0))) else {
-            return;
-        };
-        let Some(key) = slot.current else {
-            return;
-        };
-        let Some((vm, vcpu)) = parts(&mut self.vms, &mut self.vcpus, key) else {
-            return;
-        };
-        let used = now.saturating_sub(slot.started);
-        let real = vm.virtual_span(used);
-        let time = vm.virtual_time.wrapping_sub(slot.prepaid).wrapping_add(real);
-        let floor = self.virtual_now.wrapping_sub(vm.virtual_span(LAG));
-        vm.virtual_time = later(time, floor);
-        if let Some(cap) = &mut vm.cap {
-            cap.settle(slot.slice, used);
-        }
-        vcpu.turn = vcpu.turn.saturating_add(used);
-        vcpu.usage.run_time_ns = vcpu.usage.run_time_ns.saturating_add(used);
-        slot.prepaid = 0;
-        slot.slice = 0;
-        slot.started = now;
-    }
-
-    /// Makes a vCPU ready that did nothing until now.
-    pub(super) fn make_ready(&mut self, key: VcpuKey, now: u64) {
+    /// Makes a vCPU ready that did nothing until now; the CPU that should pick for it.
+    pub(super) fn make_ready(&mut self, key: VcpuKey, now: u64) -> Option<CpuId> {
         self.catch_up(now);
         let current = self.virtual_now;
-        let Some((vm, vcpu)) = parts(&mut self.vms, &mut self.vcpus, key) else {
-            return;
-        };
+        let vm = self.vms.get_mut(at(key.vm.0))?;
+        let vcpu = vm.vcpus.get_mut(at(key.vcpu.0))?;
         vcpu.state = RunState::Ready;
         vcpu.ready_since = now;
         vcpu.turn = vcpu.turn.max(vm.turn.saturating_sub(BONUS));
@@ -287,198 +214,111 @@ impl Scheduler {
             vm.virtual_time = if before(ceiling, time) { ceiling } else { time };
         }
         self.put_back(key);
+        self.summon(key, now)
     }
 
     /// Counts a vCPU whose state is ready among those to choose from.
     pub(super) fn put_back(&mut self, key: VcpuKey) {
-        let number = key.vm().0;
-        if let Some(vm) = self.vm_mut(number) {
-            vm.ready |= ready_bit(key);
+        if let Some(vm) = self.vms.get_mut(at(key.vm.0)) {
+            vm.ready |= bit(key.vcpu.0);
         }
-        self.settle(number);
+        self.settle(key.vm);
     }
 
-    /// Takes a vCPU out of those to choose from.
-    pub(super) fn unready(&mut self, key: VcpuKey) {
-        let number = key.vm().0;
-        if let Some(vm) = self.vm_mut(number) {
-            vm.ready &= !ready_bit(key);
-        }
-        self.settle(number);
-    }
-
-    /// Brings a VM's place in the queue up to date.
-    fn settle(&mut self, number: u32) {
-        let Some(vm) = self.vm(number) else {
-            return;
-        };
-        if vm.waits() {
-            self.queue.set(number, vm.virtual_time);
-        } else {
-            self.queue.remove(number);
-        }
-    }
-
-    /// Holds a VM back that used up its cap, or lets it go on.
-    fn regulate(&mut self, cpu: CpuId, number: u32, now: u64) {
-        let vm = self.vm_mut(number);
-        let Some(cap) = vm.and_then(|vm| vm.cap.as_mut()) else {
-            return;
-        };
-        cap.roll(now);
-        let (was, is) = (cap.parked, cap.is_exhausted());
-        cap.parked = is;
-        let end = cap.period_end();
-        if is && !was {
-            self.deadlines.arm(Purpose::Refill(number), cpu, end);
-        } else if was && !is {
-            self.deadlines.disarm(Purpose::Refill(number));
-        }
-        self.settle(number);
+    /// Brings up to date whether a VM waits.
+    pub(super) fn settle(&mut self, vm: VmId) {
+        let waits = self.vms.get(at(vm.0)).is_some_and(Vm::waits);
+        self.waiting = self.waiting & !bit(vm.0) | if waits { bit(vm.0) } else { 0 };
     }
 
     /// Begins a new period of a VM's cap.
-    pub(super) fn refill(&mut self, number: u32, now: u64) {
-        let current = self.virtual_now;
-        let vm = self.vm_mut(number);
-        if let Some(vm) = vm {
+    pub(super) fn refill(&mut self, number: VmId, now: u64) {
+        if let Some(vm) = self.vms.get_mut(at(number.0)) {
             if let Some(cap) = &mut vm.cap {
                 cap.roll(now);
-                cap.parked = false;
+                cap.parked = None;
             }
-            let floor = current.wrapping_sub(vm.virtual_span(BONUS));
-            vm.virtual_time = later(vm.virtual_time, floor);
+            vm.virtual_time = later(vm.virtual_time, self.virtual_now.wrapping_sub(vm.virtual_span(BONUS)));
         }
         self.settle(number);
     }
 
     /// Renews the quanta of CPUs that ran on without a timer, so that virtual time is that of now.
     fn catch_up(&mut self, now: u64) {
-        for cpu in self.tickless.iter() {
-            let over = self
-                .cpu(cpu)
-                .is_some_and(|slot| slot.current.is_some() && now.saturating_sub(slot.started) >= slot.slice);
-            if over {
-                self.charge(cpu, now);
-                self.begin_quantum(cpu, now);
+        for number in bits(self.tickless) {
+            if let Some(slot) = self.cpus.get_mut(at(number))
+                && now.saturating_sub(slot.started) >= slot.slice
+                && let Some(key) = slot.current
+                && let Some(vm) = self.vms.get_mut(at(key.vm.0))
+            {
+                let turn = slot.charge(vm, key.vcpu, self.virtual_now, now);
+                slot.begin(vm, turn, now);
+                self.virtual_now = later(self.virtual_now, slot.start_tag);
             }
         }
-    }
-
-    /// The ready vCPU of a VM that ran least.
-    fn next_of(&self, number: u32) -> Option<VcpuKey> {
-        let mut rest = self.vm(number)?.ready;
-        let mut best: Option<(u64, VcpuKey)> = None;
-        let first = VcpuKey::new(protocol::VmId(number), protocol::VcpuId(0));
-        while rest != 0 {
-            let key = VcpuKey(first.0.saturating_add(rest.trailing_zeros()));
-            rest &= rest.wrapping_sub(1);
-            let turn = self.vcpus.get(key.index())?.turn;
-            if best.is_none_or(|(least, _)| turn < least) {
-                best = Some((turn, key));
-            }
-        }
-        best.map(|(_, key)| key)
     }
 
     /// By how much virtual time a waiting VM is ahead of what runs on `cpu`, if that is enough to
     /// end the quantum.
-    fn lead_over(&self, cpu: CpuId, number: u32, now: u64) -> Option<u64> {
+    fn lead_over(&self, cpu: CpuId, waiting: VmId, now: u64) -> Option<u64> {
         let slot = self.cpu(cpu).filter(|slot| !slot.preempted)?;
         let key = slot.current?;
         let used = now.saturating_sub(slot.started);
-        let running = self.vm(key.vm().0)?;
-        if key.vm().0 == number {
-            let turn = self.vcpus.get(key.index())?.turn.saturating_add(used);
-            let waiting = self.vcpus.get(self.next_of(number)?.index())?.turn;
-            let lead = turn.checked_sub(waiting.saturating_add(MARGIN))?;
-            return Some(running.virtual_span(lead));
+        let (running, waiter) = (self.vms.get(at(key.vm.0))?, self.vms.get(at(waiting.0))?);
+        if key.vm == waiting {
+            let turn = self.vcpu(key)?.turn.saturating_add(used);
+            let waiting = waiter.vcpus.get(at(waiter.next()?))?.turn;
+            return Some(running.virtual_span(turn.checked_sub(waiting.saturating_add(MARGIN))?));
         }
-        let waiting = self.vm(number)?;
         let position = slot.start_tag.wrapping_add(running.virtual_span(used));
-        let mark = waiting.virtual_time.wrapping_add(waiting.virtual_span(MARGIN));
+        let mark = waiter.virtual_time.wrapping_add(waiter.virtual_span(MARGIN));
         before(mark, position).then(|| position.wrapping_sub(mark))
     }
 
-    /// Chooses the CPU that should pick because a vCPU became ready.
-    pub(super) fn summon(&mut self, key: VcpuKey, now: u64) -> Option<CpuId> {
-        let number = key.vm().0;
-        let vm = self.vm(number)?;
-        if !vm.waits() {
+    /// Chooses the CPU that should pick because a vCPU became ready: the one that it ran on if that
+    /// idles, or another idle one, or else the one that it is the most ahead of.
+    fn summon(&mut self, key: VcpuKey, now: u64) -> Option<CpuId> {
+        if !self.vms.get(at(key.vm.0))?.waits() {
             return None;
         }
-        let last = self.vcpus.get(key.index())?.last_cpu;
-        let free = self.idle.without(self.summoned);
-        if free.contains(last) {
-            self.summoned.insert(last);
-            return Some(last);
+        let last = self.vcpu(key)?.last_cpu;
+        let free = self.idle & !self.summoned;
+        if free & bit(last.0) != 0 {
+            return self.tell(last);
         }
-        let worst = (0_u32..)
-            .map(CpuId)
-            .take(self.cpus.len())
-            .filter_map(|cpu| Some((self.lead_over(cpu, number, now)?, cpu)))
-            .max_by_key(|(lead, _)| *lead);
-        match worst {
-            Some((_, cpu)) if free.is_empty() => self.preempt(cpu),
-            _ => self.summon_help(),
+        let all = (0_u32..).map(CpuId).take(self.cpus.len());
+        let worst = all.filter_map(|cpu| Some((self.lead_over(cpu, key.vm, now)?, cpu))).max_by_key(|(lead, _)| *lead);
+        match worst.filter(|_| free == 0) {
+            Some((_, cpu)) => {
+                self.cpu_mut(cpu)?.preempted = true;
+                self.tell(cpu)
+            }
+            None => self.summon_help(),
         }
-    }
-
-    /// Has `cpu` end its quantum. Nothing to interrupt when it is about to pick anyway.
-    fn preempt(&mut self, cpu: CpuId) -> Option<CpuId> {
-        self.cpu_mut(cpu)?.preempted = true;
-        if self.summoned.contains(cpu) {
-            return None;
-        }
-        self.summoned.insert(cpu);
-        Some(cpu)
     }
 
     /// While anything waits: an idle CPU, or one without a quantum timer, that was not told yet.
     /// Each CPU that picks tells the next, so that one interrupt at a time reaches all.
     fn summon_help(&mut self) -> Option<CpuId> {
-        if self.queue.is_empty() {
-            return None;
-        }
-        let idle = self.idle.without(self.summoned).first();
-        let cpu = idle.or_else(|| self.tickless.without(self.summoned).first())?;
-        self.summoned.insert(cpu);
-        Some(cpu)
+        let help = bits(self.idle & !self.summoned).chain(bits(self.tickless & !self.summoned)).next();
+        self.tell(CpuId(help.filter(|_| self.waiting != 0)?))
+    }
+
+    /// Notes that a CPU has to pick; the CPU, if it was not told before.
+    fn tell(&mut self, cpu: CpuId) -> Option<CpuId> {
+        let is_new = self.summoned & bit(cpu.0) == 0;
+        self.summoned |= bit(cpu.0);
+        is_new.then_some(cpu)
     }
 
     /// Decides whether a timer ends the quantum on `cpu`.
     fn arm_tick(&mut self, cpu: CpuId) {
-        let waiting = !self.queue.is_empty();
-        let Some(key) = self.current(cpu) else {
-            self.tickless.remove(cpu);
-            if let Some(slot) = self.cpu_mut(cpu) {
-                slot.tick = NEVER;
-            }
-            return;
-        };
-        let ends = waiting || self.is_capped(key);
-        if let Some(slot) = self.cpu_mut(cpu) {
-            let end = slot.started.saturating_add(slot.slice);
-            slot.tick = if ends { end } else { NEVER };
-        }
-        if ends {
-            self.tickless.remove(cpu);
-        } else {
-            self.tickless.insert(cpu);
+        if let Some(slot) = self.cpus.get_mut(at(cpu.0)) {
+            let (own, ends) = (bit(cpu.0), self.waiting != 0 || slot.is_capped);
+            let is_idle = slot.current.is_none();
+            slot.tick = if ends && !is_idle { slot.started.saturating_add(slot.slice) } else { NEVER };
+            self.idle = self.idle & !own | if is_idle { own } else { 0 };
+            self.tickless = self.tickless & !own | if ends || is_idle { 0 } else { own };
         }
     }
-
-    fn is_capped(&self, key: VcpuKey) -> bool {
-        self.vm(key.vm().0).is_some_and(|vm| vm.cap.is_some())
-    }
-}
-
-/// A vCPU and its VM.
-fn parts<'a>(vms: &'a mut [Vm], vcpus: &'a mut [Vcpu], key: VcpuKey) -> Option<(&'a mut Vm, &'a mut Vcpu)> {
-    let vm = vms.get_mut(index(u64::from(key.vm().0)))?;
-    Some((vm, vcpus.get_mut(key.index())?))
-}
-
-const fn ready_bit(key: VcpuKey) -> u32 {
-    1_u32.wrapping_shl(key.vcpu().0)
 }

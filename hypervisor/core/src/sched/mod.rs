@@ -5,7 +5,7 @@
 //! however many of its vCPUs run, without a count that a guest could play with. A quantum is charged
 //! in advance when it begins and settled to the nanosecond when it ends. Details in `dispatch`.
 //!
-//! Invariants: a vCPU runs on at most one CPU, re-checked at each switch ([`Scheduler::broken`]); a
+//! Invariants: a vCPU runs on at most one CPU, re-checked at each switch ([`Scheduler::is_broken`]); a
 //! VM is in the queue exactly when it has a ready vCPU and is not held back by its cap; whenever a
 //! VM waits, every CPU is either about to choose or has a quantum timer.
 //!
@@ -16,10 +16,7 @@
 //! nanoseconds of the machine; nothing here reads a clock or touches an interrupt controller.
 
 mod cap;
-mod cpu_set;
-mod deadline;
 mod dispatch;
-mod heap;
 
 use alloc::boxed::Box;
 use alloc::vec;
@@ -28,42 +25,24 @@ use protocol::layout::limit;
 use protocol::{Status, VcpuId, VmId};
 
 use self::cap::Cap;
-pub use self::cpu_set::CpuSet;
-use self::deadline::{Deadlines, NEVER, Purpose};
-use self::dispatch::Cpu;
-pub use self::dispatch::{Broken, Choice, QUANTUM};
-use self::heap::Heap;
-use crate::addr::CpuId;
+pub use self::dispatch::{Choice, QUANTUM};
 use crate::addr::convert::index;
+use crate::addr::{CpuId, MAX_CPUS};
 
-/// A vCPU of any VM. Those of one VM have consecutive numbers.
+/// A time that never comes.
+const NEVER: u64 = u64::MAX;
+/// vCPUs of a VM.
+const VCPUS: usize = 16;
+// Sets of VMs, vCPUs of a VM and CPUs are words.
+const _: () = assert!(limit::VCPUS == 16 && limit::VMS <= 64 && MAX_CPUS <= 64);
+
+/// A vCPU of any VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct VcpuKey(u32);
-
-impl VcpuKey {
-    /// The key of a VM's vCPU. Whether there is such a vCPU shows when it is used.
-    #[must_use]
-    pub const fn new(vm: VmId, vcpu: VcpuId) -> VcpuKey {
-        VcpuKey(vm.0.saturating_mul(limit::VCPUS).saturating_add(vcpu.0))
-    }
-
+pub struct VcpuKey {
     /// Its VM.
-    #[must_use]
-    pub const fn vm(self) -> VmId {
-        VmId(self.0 / limit::VCPUS)
-    }
-
+    pub vm: VmId,
     /// Its number within the VM.
-    #[must_use]
-    pub const fn vcpu(self) -> VcpuId {
-        VcpuId(self.0 % limit::VCPUS)
-    }
-
-    /// Its number among all vCPUs that could be, as an index.
-    #[must_use]
-    pub fn index(self) -> usize {
-        index(u64::from(self.0))
-    }
+    pub vcpu: VcpuId,
 }
 
 /// What a vCPU does.
@@ -110,6 +89,27 @@ pub enum Stop {
     OnCpu(CpuId),
 }
 
+/// What a deadline that has come asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a timer that fired is news for its guest, and a CPU that is not interrupted does not pick"]
+pub enum Expired {
+    /// The timer of this vCPU fired.
+    Timer(VcpuKey),
+    /// A vCPU woke, and this other CPU has to be interrupted.
+    Interrupt(CpuId),
+}
+
+/// What a deadline is for.
+#[derive(Debug, Clone, Copy)]
+enum Purpose {
+    /// A blocked vCPU wakes.
+    Wake(VcpuKey),
+    /// A vCPU's own timer.
+    Timer(VcpuKey),
+    /// A VM that used up its cap may run again.
+    Refill(VmId),
+}
+
 /// A vCPU as the scheduler sees it.
 #[derive(Debug, Clone, Copy)]
 struct Vcpu {
@@ -118,12 +118,16 @@ struct Vcpu {
     stopping: bool,
     /// Its next block returns at once.
     kicked: bool,
-    /// The CPU that it ran on last.
+    /// The CPU that it ran on last, whose one-shot interrupt serves its deadlines.
     last_cpu: CpuId,
     /// Time that it ran, lifted when it wakes: what its turn within the VM goes by.
     turn: u64,
     /// When it became ready.
     ready_since: u64,
+    /// When its block ends by itself.
+    wake_at: u64,
+    /// When its own timer fires.
+    timer_at: u64,
     usage: Usage,
 }
 
@@ -136,65 +140,126 @@ impl Vcpu {
         last_cpu: CpuId(0),
         turn: 0,
         ready_since: 0,
+        wake_at: NEVER,
+        timer_at: NEVER,
         usage: Usage { run_time_ns: 0, steal_ns: 0, switches: 0 },
     };
+
+    /// Makes it stopped, and drops its deadlines and its kick.
+    const fn halt(&mut self) {
+        *self = Vcpu { last_cpu: self.last_cpu, turn: self.turn, usage: self.usage, ..Vcpu::NEW };
+    }
 }
 
 /// A VM as the scheduler sees it.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 struct Vm {
-    /// vCPUs; 0 when there is no such VM.
-    vcpus: u32,
+    vcpus: [Vcpu; VCPUS],
+    /// How many there are; 0 when there is no such VM.
+    count: u32,
     /// Virtual time of 2^16 ns: 2^32 divided by the weight.
     rate: u64,
     virtual_time: u64,
     /// The greatest `turn` at which a vCPU of it was chosen.
     turn: u64,
     /// A bit per vCPU that is ready.
-    ready: u32,
+    ready: u64,
     /// vCPUs that are on a CPU.
     running: u32,
     cap: Option<Cap>,
+}
+
+impl Vm {
+    const NONE: Vm =
+        Vm { vcpus: [Vcpu::NEW; VCPUS], count: 0, rate: 0, virtual_time: 0, turn: 0, ready: 0, running: 0, cap: None };
+}
+
+/// A CPU as the scheduler sees it.
+#[derive(Debug, Clone, Copy)]
+struct Cpu {
+    current: Option<VcpuKey>,
+    /// When the current quantum began, and its length, which was charged in advance.
+    started: u64,
+    slice: u64,
+    /// When the current quantum ends, if anything ends it.
+    tick: u64,
+    /// No deadline that interrupts this CPU comes before this. May be too early, when the deadline
+    /// that it stands for was dropped: then an interrupt finds nothing, which costs less than to
+    /// look at all deadlines each time that one is dropped.
+    alarm: u64,
+    /// What it runs gives way to anything.
+    yields: bool,
+    /// A vCPU woke that goes before what it runs.
+    preempted: bool,
+    /// The VM that it runs has a cap.
+    is_capped: bool,
+    /// Virtual time of the VM when the quantum began.
+    start_tag: u64,
+}
+
+impl Cpu {
+    const NEW: Cpu = Cpu {
+        current: None,
+        started: 0,
+        slice: 0,
+        tick: NEVER,
+        alarm: NEVER,
+        yields: false,
+        preempted: false,
+        is_capped: false,
+        start_tag: 0,
+    };
 }
 
 /// The scheduler of all CPUs.
 #[derive(Debug)]
 pub struct Scheduler {
     vms: Box<[Vm]>,
-    vcpus: Box<[Vcpu]>,
     cpus: Box<[Cpu]>,
-    /// VMs with a ready vCPU, by virtual time.
-    queue: Heap,
-    deadlines: Deadlines,
+    /// VMs that have a ready vCPU and are not held back.
+    waiting: u64,
     /// The greatest virtual time at which a VM was chosen.
     virtual_now: u64,
-    idle: CpuSet,
+    idle: u64,
     /// CPUs that run without a quantum timer.
-    tickless: CpuSet,
+    tickless: u64,
     /// CPUs that were told to pick and have not done so yet.
-    summoned: CpuSet,
-    /// Those of them that nobody has interrupted yet: the next picks say whom.
-    owed: CpuSet,
-    broken: Option<Broken>,
+    summoned: u64,
+    is_broken: bool,
+}
+
+/// A number as an index.
+fn at(number: u32) -> usize {
+    index(u64::from(number))
+}
+
+/// The set of one number.
+const fn bit(number: u32) -> u64 {
+    1_u64.wrapping_shl(number)
+}
+
+/// The numbers in a set.
+fn bits(mut set: u64) -> impl Iterator<Item = u32> {
+    core::iter::from_fn(move || {
+        let first = set.trailing_zeros();
+        set &= set.checked_sub(1)?;
+        Some(first)
+    })
 }
 
 impl Scheduler {
     /// A scheduler for `cpus` CPUs with room for the VMs `0..vms`. Allocates all it ever needs.
     #[must_use]
     pub fn new(cpus: usize, vms: u32) -> Scheduler {
-        let vcpus = vms.saturating_mul(limit::VCPUS);
         Scheduler {
-            vms: vec![Vm::default(); index(u64::from(vms))].into_boxed_slice(),
-            vcpus: vec![Vcpu::NEW; index(u64::from(vcpus))].into_boxed_slice(),
-            cpus: vec![Cpu::default(); cpus].into_boxed_slice(),
-            queue: Heap::new(index(u64::from(vms))),
-            deadlines: Deadlines::new(cpus, vcpus, vms),
+            vms: vec![Vm::NONE; at(vms.min(limit::VMS))].into_boxed_slice(),
+            cpus: vec![Cpu::NEW; cpus.min(MAX_CPUS)].into_boxed_slice(),
+            waiting: 0,
             virtual_now: 0,
-            idle: CpuSet::EMPTY,
-            tickless: CpuSet::EMPTY,
-            summoned: CpuSet::EMPTY,
-            owed: CpuSet::EMPTY,
-            broken: None,
+            idle: 0,
+            tickless: 0,
+            summoned: 0,
+            is_broken: false,
         }
     }
 
@@ -204,29 +269,15 @@ impl Scheduler {
     /// # Errors
     /// `WrongState` when the number is taken or out of range.
     pub fn add_vm(&mut self, vm: VmId, vcpus: u32, weight: u32, cap_percent: u32) -> Result<(), Status> {
-        let current = self.virtual_now;
-        let slot = self.vm_mut(vm.0);
-        let slot = slot.filter(|slot| slot.vcpus == 0);
+        let slot = self.vms.get_mut(at(vm.0)).filter(|slot| slot.count == 0);
         *slot.ok_or(Status::WrongState)? = Vm {
-            vcpus: vcpus.min(limit::VCPUS),
+            count: vcpus.min(limit::VCPUS),
             rate: (1_u64 << 32).checked_div(u64::from(weight.clamp(1, 65_535))).unwrap_or(1),
-            virtual_time: current,
+            virtual_time: self.virtual_now,
             cap: Cap::of_percent(cap_percent),
-            ..Vm::default()
+            ..Vm::NONE
         };
         Ok(())
-    }
-
-    /// Stops all vCPUs of a VM: the CPUs that still run one, and have to pick.
-    #[must_use = "a vCPU that is still on a CPU executes on"]
-    pub fn stop_all(&mut self, vm: VmId) -> CpuSet {
-        let mut on = CpuSet::EMPTY;
-        for vcpu in 0..self.vcpu_count(vm) {
-            if let Ok(Stop::OnCpu(cpu)) = self.stop(VcpuKey::new(vm, VcpuId(vcpu))) {
-                on.insert(cpu);
-            }
-        }
-        on
     }
 
     /// Forgets a VM and what its vCPUs used.
@@ -234,18 +285,11 @@ impl Scheduler {
     /// # Errors
     /// `Busy` while a vCPU of it is not stopped.
     pub fn remove_vm(&mut self, vm: VmId) -> Result<(), Status> {
-        let keys = (0..self.vcpu_count(vm)).map(|vcpu| VcpuKey::new(vm, VcpuId(vcpu)));
-        if keys.clone().any(|key| self.state(key) != Some(RunState::Stopped)) {
-            return Err(Status::Busy);
-        }
-        for key in keys {
-            if let Some(vcpu) = self.vcpus.get_mut(key.index()) {
-                *vcpu = Vcpu::NEW;
+        if let Some(slot) = self.vms.get_mut(at(vm.0)) {
+            if slot.vcpus.iter().any(|vcpu| vcpu.state != RunState::Stopped) {
+                return Err(Status::Busy);
             }
-        }
-        self.deadlines.disarm(Purpose::Refill(vm.0));
-        if let Some(slot) = self.vm_mut(vm.0) {
-            *slot = Vm::default();
+            *slot = Vm::NONE;
         }
         Ok(())
     }
@@ -258,8 +302,7 @@ impl Scheduler {
         if self.state(key).ok_or(Status::NotFound)? != RunState::Stopped {
             return Err(Status::WrongState);
         }
-        self.make_ready(key, now);
-        Ok(self.summon(key, now))
+        Ok(self.make_ready(key, now))
     }
 
     /// Stops a vCPU, and drops its timer and its kick.
@@ -267,18 +310,20 @@ impl Scheduler {
     /// # Errors
     /// `NotFound` without such a vCPU, `WrongState` when it is stopped or stopping.
     pub fn stop(&mut self, key: VcpuKey) -> Result<Stop, Status> {
-        let state = self.state(key).ok_or(Status::NotFound)?;
         let on = self.cpu_of(key);
-        let vcpu = self.vcpus.get_mut(key.index()).ok_or(Status::NotFound)?;
-        if state == RunState::Stopped || vcpu.stopping {
+        let vcpu = self.vcpu_mut(key).ok_or(Status::NotFound)?;
+        if vcpu.state == RunState::Stopped || vcpu.stopping {
             return Err(Status::WrongState);
         }
         if let Some(cpu) = on {
             vcpu.stopping = true;
             return Ok(Stop::OnCpu(cpu));
         }
-        self.unready(key);
-        self.halt(key);
+        vcpu.halt();
+        if let Some(vm) = self.vms.get_mut(at(key.vm.0)) {
+            vm.ready &= !bit(key.vcpu.0);
+        }
+        self.settle(key.vm);
         Ok(Stop::Done)
     }
 
@@ -286,17 +331,16 @@ impl Scheduler {
     /// passes. The caller looks for pending events under the same lock, before this: an event that
     /// comes later then finds the vCPU asleep and wakes it.
     pub fn block(&mut self, key: VcpuKey, deadline: u64, now: u64) -> Block {
-        let Some(cpu) = self.cpu_of(key) else {
-            return Block::Returned;
-        };
-        let Some(vcpu) = self.vcpus.get_mut(key.index()) else {
+        let on = self.cpu_of(key);
+        let (Some(cpu), Some(vcpu)) = (on, self.vcpu_mut(key)) else {
             return Block::Returned;
         };
         if core::mem::take(&mut vcpu.kicked) || deadline <= now {
             return Block::Returned;
         }
         vcpu.state = RunState::Blocked;
-        self.deadlines.arm(Purpose::Wake(key), cpu, deadline);
+        vcpu.wake_at = deadline;
+        self.arm(cpu, deadline);
         Block::Asleep
     }
 
@@ -316,12 +360,11 @@ impl Scheduler {
     /// # Errors
     /// `NotFound` without such a vCPU, `WrongState` when it is stopped.
     pub fn kick(&mut self, key: VcpuKey, now: u64) -> Result<Option<CpuId>, Status> {
-        let state = self.state(key).ok_or(Status::NotFound)?;
-        let vcpu = self.vcpus.get_mut(key.index()).ok_or(Status::NotFound)?;
-        if state == RunState::Stopped || vcpu.stopping {
+        let vcpu = self.vcpu_mut(key).ok_or(Status::NotFound)?;
+        if vcpu.state == RunState::Stopped || vcpu.stopping {
             return Err(Status::WrongState);
         }
-        if state == RunState::Blocked {
+        if vcpu.state == RunState::Blocked {
             return Ok(self.unblock(key, now));
         }
         vcpu.kicked = true;
@@ -335,44 +378,64 @@ impl Scheduler {
         }
     }
 
-    /// Arms the timer of a vCPU that runs on `cpu`, in the place of what was armed: when that CPU's
-    /// one-shot interrupt is due now.
+    /// Arms the timer of a vCPU that runs, in the place of what was armed: when the one-shot
+    /// interrupt of its CPU is due now. It goes where the vCPU goes.
     #[must_use = "the CPU's one-shot interrupt has to be armed"]
-    pub fn set_timer(&mut self, key: VcpuKey, cpu: CpuId, deadline: u64) -> u64 {
-        if self.state(key).is_some() {
-            self.deadlines.arm(Purpose::GuestTimer(key), cpu, deadline);
-        }
+    pub fn set_timer(&mut self, key: VcpuKey, deadline: u64) -> u64 {
+        let Some(vcpu) = self.vcpu_mut(key) else {
+            return NEVER;
+        };
+        vcpu.timer_at = deadline;
+        let cpu = vcpu.last_cpu;
+        self.arm(cpu, deadline);
         self.timer(cpu)
     }
 
     /// When the one-shot interrupt of a CPU is due; `u64::MAX` for never.
     #[must_use]
     pub fn timer(&self, cpu: CpuId) -> u64 {
-        let tick = self.cpu(cpu).map_or(NEVER, |slot| slot.tick);
-        tick.min(self.deadlines.next(cpu))
+        self.cpu(cpu).map_or(NEVER, |slot| slot.tick.min(slot.alarm))
     }
 
-    /// Handles the deadlines of a CPU that have come: wakes whose block ended, and returns one vCPU
-    /// whose timer fired. Call it until it returns nothing, then pick.
-    pub fn expired(&mut self, cpu: CpuId, now: u64) -> Option<VcpuKey> {
-        while let Some(purpose) = self.deadlines.take_due(cpu, now) {
-            match purpose {
-                Purpose::GuestTimer(key) => return Some(key),
+    /// Handles a deadline of a CPU that has come. Call it until it returns nothing, then pick.
+    pub fn expired(&mut self, cpu: CpuId, now: u64) -> Option<Expired> {
+        while self.cpu(cpu)?.alarm <= now {
+            let next = self.next_deadline(cpu);
+            self.cpu_mut(cpu)?.alarm = next.map_or(NEVER, |(time, _)| time);
+            match next.filter(|(time, _)| *time <= now)?.1 {
+                Purpose::Refill(vm) => self.refill(vm, now),
                 Purpose::Wake(key) => {
-                    if let Some(other) = self.unblock(key, now) {
-                        self.owed.insert(other);
+                    if let Some(other) = self.unblock(key, now).filter(|other| *other != cpu) {
+                        return Some(Expired::Interrupt(other));
                     }
                 }
-                Purpose::Refill(vm) => self.refill(vm, now),
+                Purpose::Timer(key) => {
+                    self.vcpu_mut(key)?.timer_at = NEVER;
+                    return Some(Expired::Timer(key));
+                }
             }
         }
         None
     }
 
+    /// The next deadline that interrupts a CPU.
+    fn next_deadline(&self, cpu: CpuId) -> Option<(u64, Purpose)> {
+        let all = (0_u32..).map(VmId).zip(&self.vms).flat_map(|(vm, slot)| {
+            let cap = slot.cap.filter(|cap| cap.parked == Some(cpu));
+            let vcpus = (0..slot.count).map(VcpuId).zip(&slot.vcpus).filter(move |(_, slot)| slot.last_cpu == cpu);
+            let deadlines = vcpus.flat_map(move |(vcpu, slot)| {
+                let key = VcpuKey { vm, vcpu };
+                [(slot.wake_at, Purpose::Wake(key)), (slot.timer_at, Purpose::Timer(key))]
+            });
+            deadlines.chain(cap.map(|cap| (cap.period_end, Purpose::Refill(vm))))
+        });
+        all.filter(|(time, _)| *time != NEVER).min_by_key(|(time, _)| *time)
+    }
+
     /// What a vCPU does; nothing when there is no such vCPU.
     #[must_use]
     pub fn state(&self, key: VcpuKey) -> Option<RunState> {
-        if key.vcpu().0 < self.vcpu_count(key.vm()) { self.vcpus.get(key.index()).map(|vcpu| vcpu.state) } else { None }
+        self.vcpu(key).map(|vcpu| vcpu.state)
     }
 
     /// What runs on a CPU.
@@ -384,80 +447,64 @@ impl Scheduler {
     /// CPU time of a vCPU up to now.
     #[must_use]
     pub fn usage(&self, key: VcpuKey, now: u64) -> Usage {
-        let Some(vcpu) = self.vcpus.get(key.index()) else {
+        let Some(vcpu) = self.vcpu(key) else {
             return Usage::default();
         };
         let mut usage = vcpu.usage;
         if let Some(slot) = self.cpu_of(key).and_then(|cpu| self.cpu(cpu)) {
-            let ran = now.saturating_sub(slot.started);
-            usage.run_time_ns = usage.run_time_ns.saturating_add(ran);
+            usage.run_time_ns = usage.run_time_ns.saturating_add(now.saturating_sub(slot.started));
         } else if vcpu.state == RunState::Ready {
-            let waited = now.saturating_sub(vcpu.ready_since);
-            usage.steal_ns = usage.steal_ns.saturating_add(waited);
+            usage.steal_ns = usage.steal_ns.saturating_add(now.saturating_sub(vcpu.ready_since));
         }
         usage
     }
 
-    /// The first broken invariant that a switch has met: a defect of the hypervisor, never a
-    /// guest's doing. The caller panics.
+    /// Whether a switch has met a vCPU that would have run twice, or on another's CPU: a defect of
+    /// the hypervisor, never a guest's doing. The caller panics.
     #[must_use]
-    pub const fn broken(&self) -> Option<Broken> {
-        self.broken
+    pub const fn is_broken(&self) -> bool {
+        self.is_broken
     }
 
     /// Wakes a blocked vCPU; the CPU to interrupt. One that has not left its CPU yet just goes on.
     fn unblock(&mut self, key: VcpuKey, now: u64) -> Option<CpuId> {
-        self.end_block(key, now);
-        if self.state(key)? == RunState::Ready { self.summon(key, now) } else { None }
+        let on = self.cpu_of(key);
+        let vcpu = self.vcpu_mut(key)?;
+        vcpu.wake_at = NEVER;
+        let Some(cpu) = on else {
+            return self.make_ready(key, now);
+        };
+        vcpu.state = RunState::Running(cpu);
+        None
     }
 
-    fn end_block(&mut self, key: VcpuKey, now: u64) {
-        self.deadlines.disarm(Purpose::Wake(key));
-        match self.cpu_of(key) {
-            None => self.make_ready(key, now),
-            Some(cpu) => {
-                if let Some(vcpu) = self.vcpus.get_mut(key.index()) {
-                    vcpu.state = RunState::Running(cpu);
-                }
-            }
+    /// Has a deadline interrupt a CPU.
+    fn arm(&mut self, cpu: CpuId, deadline: u64) {
+        if let Some(slot) = self.cpu_mut(cpu) {
+            slot.alarm = slot.alarm.min(deadline);
         }
-    }
-
-    /// Makes a vCPU stopped that is neither on a CPU nor ready.
-    fn halt(&mut self, key: VcpuKey) {
-        self.deadlines.disarm(Purpose::Wake(key));
-        self.deadlines.disarm(Purpose::GuestTimer(key));
-        if let Some(vcpu) = self.vcpus.get_mut(key.index()) {
-            vcpu.state = RunState::Stopped;
-            vcpu.stopping = false;
-            vcpu.kicked = false;
-        }
-    }
-
-    fn vcpu_count(&self, vm: VmId) -> u32 {
-        self.vm(vm.0).map_or(0, |slot| slot.vcpus)
     }
 
     /// The CPU that a vCPU is on: it runs, or has just blocked and was not left yet.
     fn cpu_of(&self, key: VcpuKey) -> Option<CpuId> {
-        let cpu = self.vcpus.get(key.index())?.last_cpu;
+        let cpu = self.vcpu(key)?.last_cpu;
         Some(cpu).filter(|cpu| self.current(*cpu) == Some(key))
     }
 
-    fn vm(&self, number: u32) -> Option<&Vm> {
-        self.vms.get(index(u64::from(number)))
+    fn vcpu(&self, key: VcpuKey) -> Option<&Vcpu> {
+        self.vms.get(at(key.vm.0)).filter(|vm| key.vcpu.0 < vm.count)?.vcpus.get(at(key.vcpu.0))
     }
 
-    fn vm_mut(&mut self, number: u32) -> Option<&mut Vm> {
-        self.vms.get_mut(index(u64::from(number)))
+    fn vcpu_mut(&mut self, key: VcpuKey) -> Option<&mut Vcpu> {
+        self.vms.get_mut(at(key.vm.0)).filter(|vm| key.vcpu.0 < vm.count)?.vcpus.get_mut(at(key.vcpu.0))
     }
 
     fn cpu(&self, cpu: CpuId) -> Option<&Cpu> {
-        self.cpus.get(index(u64::from(cpu.0)))
+        self.cpus.get(at(cpu.0))
     }
 
     fn cpu_mut(&mut self, cpu: CpuId) -> Option<&mut Cpu> {
-        self.cpus.get_mut(index(u64::from(cpu.0)))
+        self.cpus.get_mut(at(cpu.0))
     }
 }
 

@@ -30,12 +30,6 @@ impl Scale {
         Some(Scale { multiplier, inverse: u64::try_from(inverse).ok()? })
     }
 
-    /// Nanoseconds per tick as a 32.32 fixed-point number, as a time page states it.
-    #[must_use]
-    pub const fn multiplier(self) -> u64 {
-        self.multiplier
-    }
-
     /// Nanoseconds of `ticks`, rounded down.
     #[must_use]
     pub fn nanoseconds(self, ticks: u64) -> u64 {
@@ -65,12 +59,6 @@ impl Clock {
     #[must_use]
     pub const fn new(scale: Scale, base: u64) -> Clock {
         Clock { scale, base }
-    }
-
-    /// The rate of its counter.
-    #[must_use]
-    pub const fn scale(self) -> Scale {
-        self.scale
     }
 
     /// The time at which the counter reads `tsc`. A counter that ran a little behind on another CPU
@@ -131,32 +119,12 @@ impl VmClock {
         deadline.0.saturating_add(self.started_ns).saturating_add(1)
     }
 
-    /// The next contents of the time page. Store `busy_version`, then all fields of `page` but its
-    /// version, then its version, in this order.
+    /// The VM's time page. It is written before the VM runs and stays, so its version is even.
     #[must_use]
-    pub fn page(self, previous_version: u32, wall_base_ns: u64) -> TimePageUpdate {
-        let busy_version = previous_version | 1;
-        TimePageUpdate {
-            busy_version,
-            page: TimePage {
-                version: busy_version.wrapping_add(1),
-                reserved: 0,
-                tsc_base: self.tsc_base,
-                multiplier: self.scale.multiplier,
-                time_base_ns: 0,
-                wall_base_ns,
-            },
-        }
+    pub const fn page(self) -> TimePage {
+        let multiplier = self.scale.multiplier;
+        TimePage { version: 2, reserved: 0, tsc_base: self.tsc_base, multiplier, time_base_ns: 0, wall_base_ns: 0 }
     }
-}
-
-/// How a time page changes without a reader taking half of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TimePageUpdate {
-    /// Odd: tells readers to wait.
-    pub busy_version: u32,
-    /// The new contents, with an even version.
-    pub page: TimePage,
 }
 
 #[cfg(test)]

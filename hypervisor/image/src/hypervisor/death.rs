@@ -21,7 +21,7 @@ pub(super) enum Cause {
     /// An exception came for which the kernel has no handler.
     Unhandled { vector: u64, address: u64 },
     /// The frame of a handler could not be written: the kernel stack is bad.
-    NoStack { vector: u64 },
+    NoStack { vector: u64, stack: u64 },
     /// User mode made a system call and the kernel has no entry for it.
     NoSystemCallEntry,
 }
@@ -39,15 +39,17 @@ impl Cause {
 
     fn vector(self) -> Option<u8> {
         match self {
-            Cause::Unhandled { vector, .. } | Cause::NoStack { vector } => u8::try_from(vector).ok(),
+            Cause::Unhandled { vector, .. } | Cause::NoStack { vector, .. } => u8::try_from(vector).ok(),
             Cause::NoSystemCallEntry => None,
         }
     }
 
+    /// The address that the page walk is about.
     const fn fault_address(self) -> Option<u64> {
         match self {
             Cause::Unhandled { vector: PAGE_FAULT, address } => Some(address),
-            Cause::Unhandled { .. } | Cause::NoStack { .. } | Cause::NoSystemCallEntry => None,
+            Cause::NoStack { stack, .. } => Some(stack),
+            Cause::Unhandled { .. } | Cause::NoSystemCallEntry => None,
         }
     }
 }

@@ -30,8 +30,8 @@ pub(super) fn system_call(cpu: &Cpu, vcpu: &Vcpu, registers: &mut Registers) {
         return death::die(cpu, vcpu, registers, &Cause::NoSystemCallEntry);
     }
     let reason = Reason { vector: vector::SYSCALL, error_code: 0, address: 0 };
-    if enter(vcpu, registers, handler, reason).is_err() {
-        death::die(cpu, vcpu, registers, &Cause::NoStack { vector: vector::SYSCALL });
+    if let Err(stack) = enter(vcpu, registers, handler, reason) {
+        death::die(cpu, vcpu, registers, &Cause::NoStack { vector: vector::SYSCALL, stack });
     }
 }
 
@@ -48,8 +48,8 @@ pub(super) fn exception(cpu: &Cpu, vcpu: &Vcpu, registers: &mut Registers) {
         return death::die(cpu, vcpu, registers, &Cause::Unhandled { vector: number, address });
     }
     let reason = Reason { vector: number, error_code: registers.error_code, address };
-    if enter(vcpu, registers, handler, reason).is_err() {
-        death::die(cpu, vcpu, registers, &Cause::NoStack { vector: number });
+    if let Err(stack) = enter(vcpu, registers, handler, reason) {
+        death::die(cpu, vcpu, registers, &Cause::NoStack { vector: number, stack });
     }
 }
 
@@ -63,22 +63,25 @@ pub(super) fn events(cpu: &Cpu, vcpu: &Vcpu, registers: &mut Registers) {
         return;
     }
     let reason = Reason { vector: vector::EVENT, error_code: 0, address: 0 };
-    if enter(vcpu, registers, handler, reason).is_err() {
-        death::die(cpu, vcpu, registers, &Cause::NoStack { vector: vector::EVENT });
+    if let Err(stack) = enter(vcpu, registers, handler, reason) {
+        death::die(cpu, vcpu, registers, &Cause::NoStack { vector: vector::EVENT, stack });
     }
 }
 
 /// Writes the frame and leaves the registers at the handler.
 ///
 /// # Errors
-/// [`Status::BadAddress`] when the frame cannot be written; the guest cannot go on.
-fn enter(vcpu: &Vcpu, registers: &mut Registers, handler: u64, reason: Reason) -> Result<(), Status> {
+/// The stack pointer below which the frame cannot be written; the guest cannot go on, and is left as
+/// it was.
+fn enter(vcpu: &Vcpu, registers: &mut Registers, handler: u64, reason: Reason) -> Result<(), u64> {
     let from = vcpu.mode();
     let page = vcpu.page();
+    let kernel_stack = page.kernel_stack();
+    let stack = if from == Mode::User { kernel_stack } else { registers.rsp };
+    let place = entry::frame_address(from, registers.rsp, kernel_stack).map_err(|_| stack)?;
     if from == Mode::User {
         vcpu.change_mode(Mode::Kernel);
     }
-    let place = entry::frame_address(from, registers.rsp, page.kernel_stack())?;
     let before = page.replace_mask(Upcalls::Masked);
     let frame = TrapFrame {
         rax: registers.rax,
@@ -92,7 +95,12 @@ fn enter(vcpu: &Vcpu, registers: &mut Registers, handler: u64, reason: Reason) -
         address: reason.address,
         reserved: 0,
     };
-    copy::write_value(place, &frame)?;
+    if copy::write_value(place, &frame).is_err() {
+        if from == Mode::User {
+            vcpu.change_mode(Mode::User);
+        }
+        return Err(stack);
+    }
     registers.rip = handler;
     registers.rsp = place.0;
     registers.rflags = entry::BASE_FLAGS;

@@ -164,12 +164,6 @@ impl Vm {
         machine().image.manifest().vms.get(index).map_or("?", |entry| entry.name.as_str())
     }
 
-    /// Its guest frames.
-    pub(super) fn memory_frames(&self) -> u64 {
-        let index = usize::try_from(self.id.0).unwrap_or(usize::MAX);
-        machine().image.manifest().vms.get(index).map_or(0, |entry| entry.memory_frames)
-    }
-
     /// The VM as the policy sees it.
     pub(super) fn party(&self) -> Party {
         Party { vm: self.id, label: self.label }

@@ -7,7 +7,7 @@ use hv_arch::irq::{self, vector};
 use hv_arch::mmu;
 use hv_core::addr::CpuId;
 use hv_core::event::Source;
-use hv_core::sched::{RunState, VcpuKey};
+use hv_core::sched::{Expired, RunState, VcpuKey};
 use protocol::record::exit;
 
 use super::cpu::{self, Cpu, work};
@@ -167,7 +167,11 @@ fn choose(cpu: &Cpu) -> (Option<&'static Vcpu>, u64) {
         let usage = scheduler.usage(key, now);
         vcpu.page().set_times(usage.run_time_ns, usage.steal_ns, usage.switches);
     }
+    let is_broken = scheduler.is_broken();
     drop(scheduler);
+    if is_broken {
+        super::panic::broken("Q1", "a vCPU was about to run on two CPUs");
+    }
     if let Some(other) = choice.interrupt {
         interrupt(other);
     }
@@ -200,15 +204,17 @@ fn idle(cpu: &'static Cpu, mut timer: u64) -> (&'static Vcpu, u64) {
 fn fire_timers(cpu: &Cpu) {
     loop {
         let due = machine().scheduler.lock().expired(cpu.id, machine().clock.now());
-        let Some(key) = due else {
-            return;
-        };
-        let Some(vcpu) = by_key(key) else {
-            continue;
-        };
-        let event = vcpu.vm().ports.lock().happened(Source::Timer(vcpu.id));
-        if let Some(event) = event {
-            events::raise(vcpu.vm(), event);
+        match due {
+            None => return,
+            Some(Expired::Interrupt(other)) => interrupt(other),
+            Some(Expired::Timer(key)) => {
+                if let Some(vm) = machine().vm(key.vm) {
+                    let event = vm.ports.lock().happened(Source::Timer(key.vcpu));
+                    if let Some(event) = event {
+                        events::raise(vm, event);
+                    }
+                }
+            }
         }
     }
 }
@@ -225,12 +231,12 @@ pub(super) fn set_timer(deadline: u64) {
 
 /// A vCPU by the scheduler's key.
 fn by_key(key: VcpuKey) -> Option<&'static Vcpu> {
-    machine().vm(key.vm())?.vcpu(key.vcpu())
+    machine().vm(key.vm)?.vcpu(key.vcpu)
 }
 
 /// The scheduler's key of a vCPU.
 pub(super) fn key(vcpu: &Vcpu) -> VcpuKey {
-    VcpuKey::new(vcpu.vm().id, vcpu.id)
+    VcpuKey { vm: vcpu.vm().id, vcpu: vcpu.id }
 }
 
 /// Wakes a vCPU that sleeps.

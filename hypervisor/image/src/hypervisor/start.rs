@@ -15,7 +15,7 @@ use hv_core::addr::{CpuId, MAX_CPUS, Mfn};
 use hv_core::console::Console;
 use hv_core::event::{self, PortTable};
 use hv_core::grant::GrantTable;
-use hv_core::sched::Scheduler;
+use hv_core::sched::{Scheduler, VcpuKey};
 use hv_core::space::{self, HypervisorSlots, Region};
 use hv_core::time::{Clock, Scale, VmClock};
 use hv_core::vm::{Build, Builder, ChannelEnd, Origin, SystemImage, VmSource, claim_channel};
@@ -249,7 +249,7 @@ pub(super) fn builder(
 pub(super) fn launch(vm: &'static Vm, mut memory: space::Memory) {
     let clock = VmClock::starting_at(machine().clock.0, hv_arch::cpu::read_tsc());
     *vm.clock.lock() = clock;
-    mmu::direct::write_time_page(memory.time_page(), &clock.page(0, 0).page);
+    mmu::direct::write_time_page(memory.time_page(), &clock.page());
     vm.ports.lock().reset();
     let index = usize::try_from(vm.id.0).unwrap_or(usize::MAX);
     let entry = machine().image.manifest().vms.get(index);
@@ -271,7 +271,7 @@ pub(super) fn launch(vm: &'static Vm, mut memory: space::Memory) {
     let mut scheduler = machine().scheduler.lock();
     let added = scheduler.add_vm(vm.id, count, weight, cap);
     let now = machine().clock.now();
-    let started = scheduler.start(hv_core::sched::VcpuKey::new(vm.id, VcpuId(0)), now);
+    let started = scheduler.start(VcpuKey { vm: vm.id, vcpu: VcpuId(0) }, now);
     drop(scheduler);
     if added.is_err() {
         super::panic::broken("V4", "a VM that was there already was launched");

@@ -1,7 +1,7 @@
 //! Taking an ended VM apart, in steps that a CPU does between guests, and building it again.
 
 use hv_core::addr::Mfn;
-use hv_core::grant::Revoking;
+use hv_core::sched::Stop;
 use hv_core::space::{Remains, Teardown};
 use hv_core::vm::{Build, Builder, Origin};
 use protocol::{GrantRef, Status, VmId};
@@ -15,9 +15,11 @@ use core::sync::atomic::Ordering;
 
 /// Stops all vCPUs of a VM; those that run leave their CPU soon.
 pub(super) fn stop_all(vm: &Vm) {
-    let on = machine().scheduler.lock().stop_all(vm.id);
-    for cpu in on.iter() {
-        run::interrupt(cpu);
+    for vcpu in vm.vcpus() {
+        let stop = machine().scheduler.lock().stop(run::key(vcpu));
+        if let Ok(Stop::OnCpu(cpu)) = stop {
+            run::interrupt(cpu);
+        }
     }
 }
 
@@ -147,12 +149,11 @@ fn cannot_fail() -> ! {
 /// # Errors
 /// [`Status::NotFound`] without such a grant.
 pub(super) fn revoke(vm: &Vm, grant: GrantRef) -> Result<(), Status> {
-    let revoking: Revoking = vm.grants.lock().begin_revoke(grant)?;
-    if let Some(place) = revoking.place
-        && let Some(peer) = machine().vm(revoking.peer)
+    let revoking = vm.grants.lock().begin_revoke(grant)?;
+    if let Some(peer) = machine().vm(revoking.peer).filter(|_| revoking.place.is_some())
         && let Ok(mut memory) = peer.memory()
     {
-        take_out(peer, &mut memory, place, revoking.machine);
+        take_out(peer, &mut memory, revoking.place, revoking.machine);
     }
     if let Ok(mut memory) = vm.memory() {
         memory.unpin(machine().memory(), revoking.machine);

@@ -5,8 +5,8 @@ mod model;
 mod simulation;
 
 use super::cap::{Cap, PERIOD};
-use super::heap::Heap;
-use super::{Block, Broken, CpuSet, QUANTUM, RunState, Scheduler, Stop, VcpuKey};
+use super::dispatch::least;
+use super::{Block, Expired, QUANTUM, RunState, Scheduler, Stop, VcpuKey};
 use crate::addr::CpuId;
 use protocol::{Status, VcpuId, VmId};
 
@@ -14,11 +14,9 @@ const NEVER: u64 = u64::MAX;
 const CPU: CpuId = CpuId(0);
 const OTHER: CpuId = CpuId(1);
 const MS: u64 = 1_000_000;
-/// Keys from here on wrap soon.
-const BASE: u64 = u64::MAX - 500;
 
 fn key(vm: u32, vcpu: u32) -> VcpuKey {
-    VcpuKey::new(VmId(vm), VcpuId(vcpu))
+    VcpuKey { vm: VmId(vm), vcpu: VcpuId(vcpu) }
 }
 
 /// Two VMs of two vCPUs and equal weight.
@@ -30,20 +28,13 @@ fn two_vms(cpus: usize) -> Scheduler {
 }
 
 #[test]
-fn a_key_names_its_vm_and_vcpu() {
-    assert_eq!(key(3, 15).vm(), VmId(3));
-    assert_eq!(key(3, 15).vcpu(), VcpuId(15));
-    assert_eq!(key(3, 15).index() + 1, key(4, 0).index());
-}
-
-#[test]
 fn a_vm_number_is_taken_once_and_free_again_after_removal() {
     let mut scheduler = two_vms(1);
     assert_eq!(scheduler.add_vm(VmId(0), 1, 1, 0), Err(Status::WrongState));
     assert_eq!(scheduler.add_vm(VmId(9), 1, 1, 0), Err(Status::WrongState));
     assert_eq!(scheduler.start(key(0, 0), 0), Ok(None));
     assert_eq!(scheduler.remove_vm(VmId(0)), Err(Status::Busy));
-    assert_eq!(scheduler.stop_all(VmId(0)), CpuSet::EMPTY);
+    assert_eq!(scheduler.stop(key(0, 0)), Ok(Stop::Done));
     assert_eq!(scheduler.remove_vm(VmId(0)), Ok(()));
     assert_eq!(scheduler.state(key(0, 0)), None);
     assert_eq!(scheduler.add_vm(VmId(0), 1, 1, 0), Ok(()));
@@ -53,7 +44,7 @@ fn a_vm_number_is_taken_once_and_free_again_after_removal() {
 #[test]
 fn a_vcpu_that_is_not_there_is_refused() {
     let mut scheduler = two_vms(1);
-    for absent in [key(0, 2), key(2, 0), key(63, 15)] {
+    for absent in [key(0, 2), key(0, 16), key(2, 0), key(63, 15), key(u32::MAX, u32::MAX)] {
         assert_eq!(scheduler.start(absent, 0), Err(Status::NotFound));
         assert_eq!(scheduler.stop(absent), Err(Status::NotFound));
         assert_eq!(scheduler.kick(absent, 0), Err(Status::NotFound));
@@ -98,8 +89,8 @@ fn a_blocked_vcpu_stops_at_once_and_forgets_its_deadline() {
     assert_eq!(scheduler.block(key(0, 0), 50, 1), Block::Asleep);
     assert_eq!(scheduler.pick(CPU, 1).timer, 50);
     assert_eq!(scheduler.stop(key(0, 0)), Ok(Stop::Done));
-    assert_eq!(scheduler.timer(CPU), NEVER);
     assert_eq!(scheduler.expired(CPU, 100), None);
+    assert_eq!(scheduler.timer(CPU), NEVER);
     assert_eq!(scheduler.state(key(0, 0)), Some(RunState::Stopped));
 }
 
@@ -168,26 +159,52 @@ fn deadlines_at_the_edges_of_time_are_harmless() {
     scheduler.start(key(0, 0), 0).unwrap();
     assert_eq!(scheduler.pick(CPU, 5).vcpu, Some(key(0, 0)));
     for past in [0, 1, 5] {
-        assert!(scheduler.set_timer(key(0, 0), CPU, past) <= 5);
-        assert_eq!(scheduler.expired(CPU, 5), Some(key(0, 0)));
+        assert!(scheduler.set_timer(key(0, 0), past) <= 5);
+        assert_eq!(scheduler.expired(CPU, 5), Some(Expired::Timer(key(0, 0))));
         assert_eq!(scheduler.expired(CPU, 5), None);
     }
-    for never in [1 << 63, u64::MAX - 1, u64::MAX] {
-        assert_eq!(scheduler.set_timer(key(0, 0), CPU, never), NEVER);
-        assert_eq!(scheduler.expired(CPU, u64::MAX), None);
-    }
+    assert_eq!(scheduler.set_timer(key(0, 0), NEVER), NEVER);
+    assert_eq!(scheduler.expired(CPU, NEVER), None);
+    assert_eq!(scheduler.set_timer(key(0, 0), NEVER - 1), NEVER - 1);
+    assert_eq!(scheduler.expired(CPU, NEVER - 2), None);
 }
 
 #[test]
-fn a_timer_that_is_armed_again_moves_to_the_new_cpu_and_deadline() {
+fn a_timer_follows_its_vcpu_and_a_dropped_deadline_finds_nothing() {
     let mut scheduler = two_vms(2);
     scheduler.start(key(0, 0), 0).unwrap();
     assert_eq!(scheduler.pick(CPU, 0).vcpu, Some(key(0, 0)));
-    assert_eq!(scheduler.set_timer(key(0, 0), CPU, 100), 100);
-    assert_eq!(scheduler.set_timer(key(0, 0), OTHER, 200), 200);
-    assert_eq!(scheduler.timer(CPU), NEVER);
+    assert_eq!(scheduler.set_timer(key(0, 0), 100), 100);
+    assert!(scheduler.set_timer(key(0, 0), 200) <= 200);
+    assert_eq!(scheduler.expired(CPU, 100), None);
+    assert_eq!(scheduler.timer(CPU), 200);
+    scheduler.start(key(1, 0), 100).unwrap();
+    scheduler.yield_now(CPU);
+    assert_eq!(scheduler.pick(CPU, 100).vcpu, Some(key(1, 0)));
+    assert_eq!(scheduler.timer(CPU), 200, "it waits for a CPU");
+    assert_eq!(scheduler.pick(OTHER, 100).vcpu, Some(key(0, 0)));
+    assert_eq!(scheduler.timer(OTHER), 200);
+    assert_eq!(scheduler.expired(CPU, 200), None);
     assert_eq!(scheduler.expired(OTHER, 199), None);
-    assert_eq!(scheduler.expired(OTHER, 200), Some(key(0, 0)));
+    assert_eq!(scheduler.expired(OTHER, 200), Some(Expired::Timer(key(0, 0))));
+}
+
+#[test]
+fn a_block_that_ends_by_itself_may_be_for_another_cpu() {
+    let mut scheduler = two_vms(2);
+    for cpu in [CPU, OTHER] {
+        scheduler.start(key(0, cpu.0), 0).unwrap();
+        assert_eq!(scheduler.pick(cpu, 0).vcpu, Some(key(0, cpu.0)));
+    }
+    assert_eq!(scheduler.block(key(0, 0), 50, 1), Block::Asleep);
+    scheduler.start(key(1, 0), 1).unwrap();
+    assert_eq!(scheduler.pick(CPU, 1).vcpu, Some(key(1, 0)));
+    assert_eq!(scheduler.block(key(0, 1), NEVER, 2), Block::Asleep);
+    assert_eq!(scheduler.pick(OTHER, 2).vcpu, None);
+    assert_eq!(scheduler.expired(CPU, 50), Some(Expired::Interrupt(OTHER)));
+    assert_eq!(scheduler.expired(CPU, 50), None);
+    assert_eq!(scheduler.pick(CPU, 50).vcpu, Some(key(1, 0)));
+    assert_eq!(scheduler.pick(OTHER, 50).vcpu, Some(key(0, 0)));
 }
 
 #[test]
@@ -280,7 +297,7 @@ fn a_vcpu_that_would_run_twice_is_noticed() {
     assert_eq!(scheduler.pick(CPU, 0).vcpu, Some(key(0, 0)));
     scheduler.put_back(key(0, 0));
     assert_eq!(scheduler.pick(OTHER, 0).vcpu, None);
-    assert_eq!(scheduler.broken(), Some(Broken::RunsTwice(key(0, 0))));
+    assert!(scheduler.is_broken());
 }
 
 #[test]
@@ -306,36 +323,15 @@ fn the_vcpus_of_one_vm_do_not_take_all_cpus_at_once() {
     }
     let first = scheduler.pick(CPU, 0).vcpu.unwrap();
     let second = scheduler.pick(OTHER, 0).vcpu.unwrap();
-    assert_ne!(first.vm(), second.vm());
+    assert_ne!(first.vm, second.vm);
 }
 
 #[test]
-fn the_heap_gives_what_is_left_in_order_also_across_the_wrap_of_keys() {
-    let mut random = 1_u64;
-    let mut next = |below: u64| {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        (random >> 33) % below
-    };
-    for _ in 0..500 {
-        let mut heap = Heap::new(64);
-        let mut offsets = [None; 64];
-        for _ in 0..200 {
-            let item = next(64);
-            let offset = Some(next(1000)).filter(|_| next(3) > 0);
-            offsets[usize::try_from(item).unwrap()] = offset;
-            let item = u32::try_from(item).unwrap();
-            match offset {
-                Some(offset) => heap.set(item, BASE.wrapping_add(offset)),
-                None => heap.remove(item),
-            }
-        }
-        let mut left: Vec<u64> = offsets.into_iter().flatten().collect();
-        left.sort_unstable();
-        for offset in left {
-            let (item, key) = heap.top().unwrap();
-            assert_eq!(key, BASE.wrapping_add(offset));
-            heap.remove(item);
-        }
-        assert!(heap.is_empty());
+fn the_least_virtual_time_is_found_also_across_the_wrap() {
+    let base = u64::MAX - 500;
+    for start in 0..1000 {
+        let times = [3, 700, 2, 999, 2].map(|offset| base.wrapping_add(start + offset));
+        assert_eq!(least(times.into_iter().zip(0..)), Some(2));
     }
+    assert_eq!(least(std::iter::empty()), None);
 }

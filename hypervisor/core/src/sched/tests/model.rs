@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::{NEVER, key};
 use crate::addr::CpuId;
-use crate::sched::{Block, QUANTUM, RunState, Scheduler, Stop, VcpuKey};
+use crate::sched::{Block, Expired, QUANTUM, RunState, Scheduler, Stop, VcpuKey};
 use protocol::{Status, VmId};
 
 const CPUS: u32 = 3;
@@ -53,9 +53,9 @@ struct Vcpu {
     on: Option<CpuId>,
     stopping: bool,
     kicked: bool,
-    timer: Option<(CpuId, u64)>,
-    /// Whose interrupt ends the sleep.
-    sleeps_on: CpuId,
+    timer: Option<u64>,
+    /// Whose interrupt serves its deadlines: the CPU that it ran on last.
+    home: CpuId,
 }
 
 struct Pair {
@@ -118,10 +118,9 @@ impl Pair {
             Step::Timer(cpu, span) => {
                 if let Some(key) = self.on(cpu) {
                     let deadline = self.now.saturating_add(span);
-                    let due = self.scheduler.set_timer(key, cpu, deadline);
+                    let due = self.scheduler.set_timer(key, deadline);
                     assert!(due <= deadline);
-                    let armed = Some((cpu, deadline)).filter(|_| deadline != NEVER);
-                    self.vcpus.get_mut(&key).unwrap().timer = armed;
+                    self.vcpus.get_mut(&key).unwrap().timer = Some(deadline).filter(|time| *time != NEVER);
                 }
             }
             Step::Pick(cpu) => self.pick(cpu),
@@ -152,7 +151,7 @@ impl Pair {
             (false, _) => assert_eq!(answer, Err(Status::WrongState)),
             (true, None) => {
                 assert_eq!(answer, Ok(Stop::Done));
-                *vcpu = Vcpu::default();
+                *vcpu = Vcpu { home: vcpu.home, ..Vcpu::default() };
             }
             (true, Some(cpu)) => {
                 assert_eq!(answer, Ok(Stop::OnCpu(cpu)));
@@ -187,7 +186,6 @@ impl Pair {
         } else {
             assert_eq!(answer, Block::Asleep);
             vcpu.blocked = Some(deadline);
-            vcpu.sleeps_on = cpu;
         }
     }
 
@@ -198,7 +196,7 @@ impl Pair {
             let vcpu = self.vcpus.get_mut(&key).unwrap();
             vcpu.on = None;
             if vcpu.stopping {
-                *vcpu = Vcpu::default();
+                *vcpu = Vcpu { home: vcpu.home, ..Vcpu::default() };
             }
         }
         let choice = self.scheduler.pick(cpu, self.now);
@@ -206,7 +204,8 @@ impl Pair {
         self.asked.extend(choice.interrupt);
         if let Some(key) = choice.vcpu {
             assert_eq!(self.state(key), RunState::Ready, "{key:?} on {cpu:?}");
-            self.vcpus.get_mut(&key).unwrap().on = Some(cpu);
+            let vcpu = self.vcpus.get_mut(&key).unwrap();
+            (vcpu.on, vcpu.home) = (Some(cpu), cpu);
         }
     }
 
@@ -216,14 +215,17 @@ impl Pair {
         let now = self.now;
         for cpu in (0..CPUS).map(CpuId) {
             let mut fired = std::collections::BTreeSet::new();
-            while let Some(key) = self.scheduler.expired(cpu, now) {
-                assert!(fired.insert(key), "fired twice");
+            while let Some(expired) = self.scheduler.expired(cpu, now) {
+                match expired {
+                    Expired::Timer(key) => assert!(fired.insert(key), "fired twice"),
+                    Expired::Interrupt(other) => self.asked.push(other),
+                }
             }
             for (key, vcpu) in &mut self.vcpus {
-                let due = vcpu.timer.filter(|(on, time)| *on == cpu && *time <= now);
+                let due = vcpu.timer.filter(|time| vcpu.home == cpu && *time <= now);
                 assert_eq!(due.is_some(), fired.contains(key));
                 vcpu.timer = vcpu.timer.filter(|_| due.is_none());
-                if vcpu.sleeps_on == cpu && vcpu.blocked.is_some_and(|time| time <= now) {
+                if vcpu.home == cpu && vcpu.blocked.is_some_and(|time| time <= now) {
                     vcpu.blocked = None;
                 }
             }
@@ -232,14 +234,14 @@ impl Pair {
     }
 
     fn check(&self) {
-        assert_eq!(self.scheduler.broken(), None);
+        assert!(!self.scheduler.is_broken());
         for key in self.vcpus.keys() {
             assert_eq!(self.scheduler.state(*key), Some(self.state(*key)), "{key:?}");
         }
         for cpu in (0..CPUS).map(CpuId) {
             assert_eq!(self.scheduler.current(cpu), self.on(cpu));
         }
-        let uncapped = |key: &&VcpuKey| key.vm() != VmId(0);
+        let uncapped = |key: &&VcpuKey| key.vm != VmId(0);
         let waits = self.vcpus.keys().filter(uncapped).any(|key| self.state(*key) == RunState::Ready);
         let idles = (0..CPUS).map(CpuId).any(|cpu| self.on(cpu).is_none());
         let is_told = !self.asked.is_empty();

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use super::{CPU, MS, NEVER, key};
 use crate::addr::CpuId;
-use crate::sched::{Block, QUANTUM, RunState, Scheduler, VcpuKey};
-use protocol::{VcpuId, VmId};
+use crate::sched::{Block, Expired, QUANTUM, RunState, Scheduler, VcpuKey};
+use protocol::VmId;
 
 const SECOND: u64 = 1_000 * MS;
 
@@ -131,8 +131,11 @@ impl Machine {
 
     fn step(&mut self, cpu: CpuId) {
         self.account(cpu);
-        while let Some(timer) = self.scheduler.expired(cpu, self.now) {
-            let other = self.scheduler.wake(timer, self.now);
+        while let Some(expired) = self.scheduler.expired(cpu, self.now) {
+            let other = match expired {
+                Expired::Timer(key) => self.scheduler.wake(key, self.now),
+                Expired::Interrupt(other) => Some(other),
+            };
             self.interrupt(other);
         }
         if let Some(key) = self.scheduler.current(cpu)
@@ -163,20 +166,20 @@ impl Machine {
 
     /// One place for each vCPU, and no CPU idle while a VM waits.
     fn check(&self) {
-        assert_eq!(self.scheduler.broken(), None);
+        assert!(!self.scheduler.is_broken());
         for cpu in (0..self.cpus).map(CpuId) {
             match self.scheduler.current(cpu) {
                 Some(key) => {
                     assert_eq!(self.scheduler.state(key), Some(RunState::Running(cpu)));
                 }
-                None => assert!(self.scheduler.queue.is_empty(), "idle at {}", self.now),
+                None => assert!(self.scheduler.waiting == 0, "idle at {}", self.now),
             }
         }
     }
 
     /// CPU time of a VM so far.
     fn used(&self, vm: u32) -> u64 {
-        let keys = self.tasks.keys().filter(|key| key.vm() == VmId(vm));
+        let keys = self.tasks.keys().filter(|key| key.vm == VmId(vm));
         keys.map(|key| self.scheduler.usage(*key, self.now).run_time_ns).sum()
     }
 
@@ -390,6 +393,6 @@ fn interrupts_for_other_reasons_do_not_shorten_quanta() {
         machine.run(MS / 10);
         machine.pick(CPU);
     }
-    let usage = machine.scheduler.usage(VcpuKey::new(VmId(0), VcpuId(0)), machine.now);
+    let usage = machine.scheduler.usage(key(0, 0), machine.now);
     assert!(usage.switches <= 101, "{usage:?}");
 }

@@ -24,10 +24,10 @@ pub(super) fn event_bind(caller: &mut Caller<'_>, call: EventBind) -> Result<(),
     let mut ports = vm.ports.lock();
     let source = ports.source(call.source, call.index)?;
     let bound = ports.bind(call.port, source, call.vcpu)?;
-    let was_pending = bound.moved_from.is_some_and(|from| clear(vm, from, bound.port));
+    let was_pending = bound.moved_from.is_some_and(|from| clear(vm, from, call.port));
     drop(ports);
     if bound.raise || was_pending {
-        raise(vm, Raise { vcpu: bound.vcpu, port: bound.port });
+        raise(vm, Raise { vcpu: call.vcpu, port: call.port });
     }
     Ok(())
 }
@@ -39,7 +39,7 @@ pub(super) fn event_send(caller: &mut Caller<'_>, call: EventSend) -> Result<(),
         Target::Own(event) => raise(vm, event),
         Target::Peer(end) => {
             let peer = machine().vm(end.peer).ok_or(Status::NotPermitted)?;
-            let permit = policy::decide(vm.party(), Operation::EventSend, peer.party()).map_err(Status::from)?;
+            let permit = policy::decide(vm.party(), Operation::EventSend, peer.party())?;
             let event = peer.ports.lock().deliver(permit, end.peer_channel)?;
             if let Some(event) = event {
                 raise(peer, event);
@@ -51,8 +51,8 @@ pub(super) fn event_send(caller: &mut Caller<'_>, call: EventSend) -> Result<(),
 
 pub(super) fn event_close(caller: &mut Caller<'_>, call: EventClose) -> Result<(), Refusal> {
     let vm = caller.vm();
-    let closed = vm.ports.lock().close(call.port)?;
-    clear(vm, closed.vcpu, closed.port);
+    let vcpu = vm.ports.lock().close(call.port)?;
+    clear(vm, vcpu, call.port);
     Ok(())
 }
 

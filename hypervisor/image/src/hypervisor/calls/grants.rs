@@ -27,7 +27,7 @@ pub(super) fn grant_create(caller: &mut Caller<'_>, call: GrantCreate) -> Result
     let vm = caller.vm();
     let mut memory = vm.memory()?;
     let frame = memory.pin(machine().memory(), call.frame)?;
-    let created = vm.grants.lock().create(permit, call.frame, frame);
+    let created = vm.grants.lock().create(permit, frame);
     if created.is_err() {
         memory.unpin(machine().memory(), frame);
     }
@@ -56,15 +56,17 @@ pub(super) fn grant_map(caller: &mut Caller<'_>, call: GrantMap) -> Result<(), R
     installed?;
     if let Err(status) = finished {
         // Revoked meanwhile: the page goes out again before anybody could use it.
-        take_out(vm, &mut memory, place, shown.0);
+        take_out(vm, &mut memory, Some(place), shown.0);
         return Err(status.into());
     }
     Ok(())
 }
 
-/// Takes a granted page out of a VM's space and waits until no CPU can reach it.
-pub(in crate::hypervisor) fn take_out(vm: &Vm, memory: &mut Memory, place: Place, frame: Mfn) {
-    if let Ok(owed) = memory.remove_grant(machine().memory(), place.space, place.address, frame) {
+/// Takes a granted page out of a VM's space, if it is in, and waits until no CPU can reach it.
+pub(in crate::hypervisor) fn take_out(vm: &Vm, memory: &mut Memory, place: Option<Place>, frame: Mfn) {
+    if let Some(place) = place
+        && let Ok(owed) = memory.remove_grant(machine().memory(), place.space, place.address, frame)
+    {
         memory.settle(machine().memory(), owed, |flush| vm.flush(flush));
     }
 }
@@ -87,10 +89,10 @@ pub(super) fn grant_copy(caller: &mut Caller<'_>, call: GrantCopy) -> Result<(),
     let (permit, owner) = permit(caller, operation, call.owner)?;
     // The lock stays while bytes move: a revoke waits for it.
     let mut grants = owner.grants.lock();
-    let range = grants.copy(permit, call.grant, call.offset, call.length)?;
+    let frame = grants.copy(permit, call.grant, call.offset, call.length)?;
     match call.direction {
-        CopyDirection::FromGrant => copy::from_frame(range.machine, range.offset, call.buffer, range.length)?,
-        CopyDirection::ToGrant => copy::to_frame(call.buffer, range.machine, range.offset, range.length)?,
+        CopyDirection::FromGrant => copy::from_frame(frame, call.offset, call.buffer, call.length)?,
+        CopyDirection::ToGrant => copy::to_frame(call.buffer, frame, call.offset, call.length)?,
     }
     drop(grants);
     Ok(())
