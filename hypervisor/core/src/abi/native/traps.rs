@@ -66,7 +66,7 @@ mod tests {
         for vector in 0..64 {
             let result = check_entry(&entry(vector, 0, KERNEL_START));
             if vector < 32 && ![2, 8, 18].contains(&vector) {
-                assert_eq!(result.map(|handler| handler.index as u32), Ok(vector));
+                assert_eq!(result.map(|handler| u32::try_from(handler.index).unwrap()), Ok(vector));
             } else {
                 assert_eq!(result, Err(Status::InvalidArgument));
             }
