@@ -13,6 +13,7 @@ use protocol::record::{CallTrace, Crash, Register, WalkStep};
 use protocol::status::Status;
 
 use crate::decode::Programs;
+use crate::error::codes::VM_STACK;
 
 /// Names of the exceptions of the architecture (Intel SDM volume 3, table 6-1).
 const EXCEPTIONS: [&str; 22] = [
@@ -43,9 +44,8 @@ const EXCEPTIONS: [&str; 22] = [
 /// The report, line by line, without the VM's name in front.
 pub fn lines(crash: &Crash<'_>, programs: &Programs) -> Vec<String> {
     let mode = if crash.kernel_mode { "kernel" } else { "user" };
-    let cause = exception(crash).map(|text| format!("{text}: "));
     let mut lines = vec![
-        format!("died: {}: {}{}", crash.code, cause.unwrap_or_default(), crash.reason),
+        format!("died: {}: {}", crash.code, headline(crash)),
         format!("  where   vCPU {}, {mode} mode", crash.vcpu),
     ];
     if let Some(vector) = crash.vector {
@@ -97,14 +97,24 @@ fn instruction(bytes: &[u8], rip: u64) -> Option<String> {
     Some(text)
 }
 
-/// What the exception says.
-fn exception(crash: &Crash<'_>) -> Option<String> {
-    let name = EXCEPTIONS.get(usize::from(crash.vector?)).copied();
-    let name = name.unwrap_or("exception").to_owned();
-    Some(match crash.fault_address {
+/// The cause in a sentence: the exception in the architecture's words, then the hypervisor's own.
+fn headline(crash: &Crash<'_>) -> String {
+    let Some(vector) = crash.vector else {
+        return crash.reason.to_string();
+    };
+    let name = EXCEPTIONS.get(usize::from(vector)).copied().unwrap_or("exception");
+    let cause = match crash.fault_address {
+        // What cannot be written then is the kernel stack, whatever the exception was.
+        Some(address) if crash.code == VM_STACK.id => {
+            return format!("{name}: {} (stack address {address:#x})", crash.reason);
+        }
         Some(address) => format!("{name} at {address:#x} ({})", access(crash.error_code)),
-        None => name,
-    })
+        None => name.to_owned(),
+    };
+    match crash.reason.strip_prefix(name) {
+        Some(rest) => format!("{cause}{rest}"),
+        None => format!("{cause}: {}", crash.reason),
+    }
 }
 
 /// A page fault's error code in words (Intel SDM volume 3, 4.7).

@@ -9,8 +9,8 @@ fn crash() -> Crash<'static> {
     Crash {
         vm: VmId(0),
         vcpu: VcpuId(1),
-        code: "HV-VM-003".into(),
-        reason: "an exception without a handler".into(),
+        code: "HV-VM-002".into(),
+        reason: "page fault, and no handler for exception 14".into(),
         kernel_mode: true,
         vector: Some(14),
         error_code: 2,
@@ -35,7 +35,7 @@ fn a_report_names_cause_instruction_walk_and_calls() {
     let programs = Programs::new("/nonexistent", &[("a".into(), vec![])]);
     let report = lines(&crash(), &programs).join("\n");
     for part in [
-        "died: HV-VM-003: page fault at 0x10 (write to a page that is not mapped): an exception without a handler",
+        "died: HV-VM-002: page fault at 0x10 (write to a page that is not mapped), and no handler for exception 14",
         "vCPU 1, kernel mode",
         "mov qword [rax],1",
         "vector  14, error code 0x2",
@@ -56,4 +56,15 @@ fn code_that_cannot_be_read_or_decoded_is_said_so() {
     assert!(lines(&crash, &programs).join("\n").contains("06 (no valid instruction)"));
     crash.code_bytes = Vec::new().into();
     assert!(lines(&crash, &programs).join("\n").contains("cannot be read"));
+}
+
+#[test]
+fn a_lost_stack_is_not_taken_for_the_faulting_address() {
+    let mut crash = crash();
+    crash.code = "HV-VM-003".into();
+    crash.vector = Some(6);
+    crash.reason = "the kernel stack cannot hold the frame of a handler".into();
+    let report = lines(&crash, &Programs::new("/nonexistent", &[])).join("\n");
+    let wanted = "invalid opcode: the kernel stack cannot hold the frame of a handler (stack address 0x10)";
+    assert!(report.contains(wanted), "{report}");
 }

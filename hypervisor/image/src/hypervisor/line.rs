@@ -43,7 +43,7 @@ impl Line {
         self.pump();
     }
 
-    /// Writes a record. One that does not fit is lost and counted.
+    /// Writes a record. One that does not fit is lost.
     pub(super) fn record(&mut self, record: &Record<'_>) {
         let mut buffer = [0; 2048];
         if let Ok(bytes) = postcard::to_slice(record, &mut buffer) {
