@@ -63,8 +63,12 @@ impl Builder {
         if let Some(bin) = bin {
             command.args(["--bin", bin]);
         }
-        if std::env::var_os("DEFMT_LOG").is_none() {
-            command.env("DEFMT_LOG", "info");
+        // Without the first, defmt drops all but errors; without the second, log messages have no
+        // file and line, which defmt takes from the debug information of its statics.
+        for (name, value) in [("DEFMT_LOG", "info"), ("CARGO_PROFILE_RELEASE_DEBUG", "2")] {
+            if std::env::var_os(name).is_none() {
+                command.env(name, value);
+            }
         }
         let (good, executables) = run_cargo(&mut command).map_err(|failure| Missing::Broken(failure.message))?;
         let named = package.or(bin).map_or_else(|| folder.display().to_string(), str::to_owned);
