@@ -139,9 +139,11 @@ fn schedule(cpu: &'static Cpu, registers: &mut Registers) {
     set_timer(timer);
 }
 
-/// Saves the vCPU that this CPU leaves.
+/// Saves the vCPU that this CPU leaves, and leaves its root too while its `saved` is locked: who takes
+/// that lock next knows that the space can change, or go.
 fn leave(cpu: &Cpu, vcpu: &Vcpu, saved: &mut Saved, registers: &Registers) {
     vcpu.save(saved, registers);
+    mmu::load_root(machine().root);
     if vcpu.presence() == Presence::Running(cpu.id) {
         vcpu.set_presence(Presence::Away);
     }

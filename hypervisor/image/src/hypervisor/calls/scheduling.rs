@@ -63,9 +63,10 @@ pub(super) fn vcpu_start(caller: &mut Caller<'_>, call: VcpuStart) -> Result<(),
         return Err(Status::WrongState.into());
     }
     // Two vCPUs that start a third at once: the scheduler's lock lets one through.
-    move_to(&mut memory, vcpu, caller.vcpu.space())?;
     vcpu.stopping.store(false, Ordering::SeqCst);
+    // Waits for the CPU that it stopped on to leave its root, before the space may go.
     vcpu.prepare(Registers::start(call.entry.0, call.stack.0, call.argument));
+    move_to(&mut memory, vcpu, caller.vcpu.space())?;
     vcpu.copy_handlers(caller.vcpu);
     vcpu.page().replace_mask(Upcalls::Masked);
     let on = scheduler.start(run::key(vcpu), machine().clock.now())?;
@@ -98,7 +99,14 @@ pub(super) fn vcpu_stop(caller: &mut Caller<'_>, call: VcpuStop) -> Result<(), R
             run::wait_until_stopped(vcpu, caller.vcpu);
         }
     }
-    Ok(move_to(&mut *vm.memory()?, vcpu, SpaceId::FIRST)?)
+    let mut memory = vm.memory()?;
+    let scheduler = machine().scheduler.lock();
+    // It may have been started anew meanwhile, or not have stopped yet: then its space stays in use.
+    if scheduler.state(run::key(vcpu)) == Some(sched::RunState::Stopped) {
+        drop(vcpu.saved.lock());
+        move_to(&mut memory, vcpu, SpaceId::FIRST)?;
+    }
+    Ok(())
 }
 
 /// Makes another space the current one of a vCPU that is not loaded, or whose root is loaded next.
