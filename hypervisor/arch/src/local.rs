@@ -1,5 +1,4 @@
-//! What belongs to one CPU: the block that GS points to in ring 0, its stacks, and its descriptor
-//! tables.
+//! What belongs to one CPU: the block that GS points to in ring 0, its stacks, and its task state.
 //!
 //! All fields are atomics, so that the table of blocks is shared without `unsafe`; each is written
 //! by its own CPU only, after [`bring_up`].
@@ -14,7 +13,7 @@ use hv_core::addr::convert::wide;
 use hv_core::addr::{CpuId, MAX_CPUS};
 
 use crate::cpu::features::Features;
-use crate::cpu::gdt::Segments;
+use crate::cpu::gdt::TaskState;
 use crate::cpu::{assertions, control, write_msr};
 use crate::irq::local_apic;
 use crate::trap;
@@ -63,7 +62,7 @@ pub(crate) const INTERRUPT_STACK_BYTES: usize = 8192;
 struct Memory {
     stack: UnsafeCell<[u8; STACK_BYTES]>,
     interrupt: [UnsafeCell<[u8; INTERRUPT_STACK_BYTES]>; 4],
-    segments: Segments,
+    task_state: TaskState,
 }
 
 // SAFETY: L2 (a CPU's stacks are touched by that CPU only, through its stack pointer): no reference
@@ -74,9 +73,13 @@ static MEMORY: [Memory; MAX_CPUS] = [const {
     Memory {
         stack: UnsafeCell::new([0; STACK_BYTES]),
         interrupt: [const { UnsafeCell::new([0; INTERRUPT_STACK_BYTES]) }; 4],
-        segments: Segments::new(),
+        task_state: TaskState::new(),
     }
 }; MAX_CPUS];
+
+/// Held while a CPU loads its task state through the table that all share, until what it loaded is
+/// checked.
+static LOADING: spin::Mutex<()> = spin::Mutex::new(());
 
 fn of<T>(table: &'static [T; MAX_CPUS], cpu: CpuId) -> Option<&'static T> {
     table.get(usize::try_from(cpu.0).unwrap_or(usize::MAX))
@@ -115,12 +118,14 @@ pub fn bring_up(cpu: CpuId, features: Features) -> Result<(), &'static str> {
         // One word below the block's address, rounded for alignment.
         wide(end.addr()).wrapping_sub(8)
     });
-    // SAFETY: each CPU has tables and stacks of its own (L2), in static memory; GS is set below.
-    unsafe { memory.segments.load(stack_top(cpu), tops) };
+    let _alone = LOADING.lock();
+    // SAFETY: each CPU has a task state and stacks of its own (L2), in static memory; the lock lets
+    // one CPU at a time load; GS is set below.
+    unsafe { memory.task_state.load(stack_top(cpu), tops) };
     let gates = trap::load();
     // SAFETY: the features were detected on this machine, whose CPUs are alike, and the entry is the
     // system-call entry of `trap`.
-    unsafe { control::apply(features, trap::system_call_entry(), u64::from(cpu.0)) };
+    unsafe { control::apply(features, trap::system_call_entry()) };
     // SAFETY: the block is static; from here on GS points to it in ring 0 (L1).
     unsafe { write_msr(x86::msr::IA32_GS_BASE, block) };
     assertions::check(features, gates)

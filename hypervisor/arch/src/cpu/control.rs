@@ -95,7 +95,7 @@ fn xcr0(features: Features) -> Option<u64> {
 ///    code runs before that is so).
 /// 3. The current stack, code and data lie in supervisor pages of the current page tables, writable
 ///    where the program writes.
-pub(crate) unsafe fn apply(features: Features, system_call: u64, cpu_number: u64) {
+pub(crate) unsafe fn apply(features: Features, system_call: u64) {
     let Settings { cr0, cr4, .. } = Settings::planned(features);
     // SAFETY: long mode needs PE, PG, PAE and all stay set; the bits of CR4 exist by (1); WP, SMEP
     // and SMAP concern user pages and read-only pages, which ring 0 does not use now by (3).
@@ -115,8 +115,9 @@ pub(crate) unsafe fn apply(features: Features, system_call: u64, cpu_number: u64
         unsafe { write_msr(number, value) };
     }
     if features.intersects(Features::RDTSCP | Features::RDPID) {
+        // Ring 3 reads it by RDTSCP and RDPID: it must not tell which CPU this is.
         // SAFETY: the register exists when RDTSCP or RDPID does; the hypervisor does not read it.
-        unsafe { write_msr(IA32_TSC_AUX, cpu_number) };
+        unsafe { write_msr(IA32_TSC_AUX, 0) };
     }
 }
 

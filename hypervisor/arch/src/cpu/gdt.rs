@@ -1,8 +1,12 @@
-//! The segments and the task state of one CPU.
+//! The segments of all CPUs and the task state of each.
 //!
 //! Ring 0 has code 0x08 and data 0x10, both of DPL 0; ring 3 has data 0x20 and 64-bit code 0x28, and
-//! nothing else: there is no 32-bit code segment and no call gate that a guest could load. The
-//! table is the same on all CPUs but for the task state's address, which ring 3 cannot read.
+//! nothing else: there is no 32-bit code segment and no call gate that a guest could load.
+//!
+//! There is one table, and one task-state entry in it: a CPU reads that entry only when it loads its
+//! task register (Intel SDM volume 2, LTR), so each CPU writes its own there, loads it, and leaves the
+//! entry to the next. So SGDT and STR, which ring 3 can execute on CPUs without UMIP, tell the same
+//! on every CPU.
 #![expect(unsafe_code, reason = "loading descriptor tables has no safe form")]
 
 use core::arch::asm;
@@ -31,44 +35,46 @@ const DATA_ENTRY: u64 = 0x0000_9300_0000_0000;
 /// DPL 3.
 const RING3: u64 = 0b11 << 45;
 
-/// The tables of one CPU. The CPU writes the task state's busy bit, so entries are atomics.
-#[derive(Debug)]
-#[repr(C, align(256))]
-pub(crate) struct Segments {
-    table: [AtomicU64; ENTRIES],
-    task_state: Once<TaskStateSegment>,
-}
+/// The table. The CPU writes the task state's busy bit, so entries are atomics.
+#[repr(C, align(64))]
+struct Table([AtomicU64; ENTRIES]);
 
-impl Segments {
-    /// Empty tables.
-    pub(crate) const fn new() -> Segments {
-        Segments { table: [const { AtomicU64::new(0) }; ENTRIES], task_state: Once::new() }
+static TABLE: Table = Table([const { AtomicU64::new(0) }; ENTRIES]);
+
+/// The task state of one CPU.
+#[derive(Debug)]
+pub(crate) struct TaskState(Once<TaskStateSegment>);
+
+impl TaskState {
+    /// Nothing yet.
+    pub(crate) const fn new() -> TaskState {
+        TaskState(Once::new())
     }
 
-    /// Fills the tables and loads them on this CPU, with all segment registers. The stacks are those
-    /// that the CPU itself switches to: for traps from ring 3, and interrupt stacks 1 to 4.
+    /// Loads the table and this task state on this CPU, with all segment registers. The stacks are
+    /// those that the CPU itself switches to: for traps from ring 3, and interrupt stacks 1 to 4.
     /// The bases of FS and GS are 0 afterwards.
     ///
     /// # Safety
-    /// 1. No other CPU uses these tables, and they stay mapped where they are.
+    /// 1. No other CPU uses this task state, nor loads one meanwhile; it stays mapped where it is.
     /// 2. The stacks are mapped, writable, used for nothing else, and of this CPU only.
     /// 3. Nothing relies on GS until it is set again.
     pub(crate) unsafe fn load(&'static self, ring0: u64, interrupt: [u64; 4]) {
         let [first, second, third, fourth] = interrupt;
-        let task_state = self.task_state.call_once(|| TaskStateSegment {
+        let task_state = self.0.call_once(|| TaskStateSegment {
             rsp: [ring0, 0, 0],
             ist: [first, second, third, fourth, 0, 0, 0],
             iomap_base: TASK_STATE_LIMIT.wrapping_add(1),
             ..TaskStateSegment::new()
         });
-        let entries = table(wide(core::ptr::from_ref(task_state).addr()));
-        for (slot, entry) in self.table.iter().zip(entries) {
+        // CPUs that use the table already find what was there, but for the entry of the task state.
+        for (slot, entry) in TABLE.0.iter().zip(table(wide(core::ptr::from_ref(task_state).addr()))) {
             slot.store(entry, Ordering::Relaxed);
         }
-        let pointer = DescriptorTablePointer::new(&self.table);
-        // SAFETY: the table was just filled with valid entries and lives forever by (1). The code
-        // and stack selectors name flat ring-0 segments in it; the return goes to the next line. The
-        // task state is not busy, because its entry was just written.
+        let pointer = DescriptorTablePointer::new(&TABLE.0);
+        // SAFETY: the table was just filled with valid entries and is static. The code and stack
+        // selectors name flat ring-0 segments in it; the return goes to the next line. The task state
+        // is not busy, because its entry was just written and by (1) nobody else has loaded it.
         unsafe {
             asm!(
                 "lgdt [{pointer}]",
