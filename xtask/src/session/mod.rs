@@ -32,6 +32,8 @@ pub struct Outcome {
     pub unmet: Vec<String>,
     /// Every line that was shown, as plain text.
     pub transcript: Vec<String>,
+    /// The console lines among them: the VM's name, and the line without it.
+    pub console: Vec<(String, String)>,
     /// What QEMU itself said.
     pub complaints: Vec<String>,
     /// The machine ended by itself without a word: it reset.
@@ -98,6 +100,7 @@ pub fn run(machine: &Machine, programs: &Programs, goal: &Goal, view: &mut dyn V
             exit: Exit::Unmet,
             unmet: Vec::new(),
             transcript: Vec::new(),
+            console: Vec::new(),
             complaints: Vec::new(),
             reset: false,
         },
@@ -250,6 +253,9 @@ impl Session<'_> {
             self.outcome.transcript.push(line);
         }
         self.view.show(&shown);
+        if let Shown::Console { vm, text } = shown {
+            self.outcome.console.push((vm, text));
+        }
     }
 
     /// Passes on what was typed. Ctrl-C ends the run, and so does Ctrl-A X, as in QEMU.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use protocol::layout::limit;
 
-use super::document::{ConfigError, Place, Source};
+use super::document::{ConfigError, Place, Placed, Source};
 use super::{ChannelSpec, System, VmSpec};
 use crate::error::codes;
 
@@ -29,6 +29,19 @@ pub fn check(source: Source<'_>, system: &System, errors: &mut Vec<ConfigError>)
     }
     for channel in &system.channels {
         check_channel(source, system, channel, errors);
+    }
+    if let Some(test) = &system.test {
+        check_same(source, system, &test.same, errors);
+    }
+}
+
+/// Checks that those whose lines are compared exist, and that there is a second one.
+fn check_same(source: Source<'_>, system: &System, same: &[Placed<String>], errors: &mut Vec<ConfigError>) {
+    for name in same.iter().filter(|name| system.vms.iter().all(|vm| vm.name != name.value)) {
+        errors.push(source.error(codes::TEST_TABLE, &name.place, format!("no VM is named `{}`", name.value)));
+    }
+    if let [only] = same {
+        errors.push(source.error(codes::TEST_TABLE, &only.place, "`same` compares at least two VMs"));
     }
 }
 

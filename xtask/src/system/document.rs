@@ -211,6 +211,15 @@ impl<'a, 'e> TableReader<'a, 'e> {
         }
     }
 
+    /// A text or a list of texts, as a list.
+    pub fn text_or_texts(&mut self, key: &'static str) -> Vec<Placed<String>> {
+        let found = self.value(key);
+        match found.and_then(|found| Some((found.value.as_str()?, found.place))) {
+            Some((text, place)) => vec![Placed { value: text.to_owned(), place }],
+            None => self.texts(key),
+        }
+    }
+
     /// A list of texts.
     pub fn texts(&mut self, key: &'static str) -> Vec<Placed<String>> {
         let mut texts = Vec::new();

@@ -110,8 +110,10 @@ pub struct TestSpec {
     pub smp: Vec<u32>,
     /// MiB of memory.
     pub memory_mib: u64,
-    /// CPU model, if not the usual one.
-    pub cpu: Option<String>,
+    /// VMs whose console lines must be equal, their names apart.
+    pub same: Vec<Placed<String>>,
+    /// CPU models, one run each.
+    pub cpu: Vec<String>,
     /// Seconds.
     pub timeout: u64,
     /// Exit code that `run` must end with. When the file names one, the run goes on to its end.
@@ -357,12 +359,14 @@ fn read_test(mut table: TableReader<'_, '_>, folder: &Path) -> TestSpec {
     }
     let smp: Vec<u32> =
         table.numbers("smp", &(1..=64)).iter().filter_map(|count| u32::try_from(count.value).ok()).collect();
+    let cpu = plain(table.text_or_texts("cpu"));
     let test = TestSpec {
         expect: plain(table.texts("expect")),
         forbid: plain(table.texts("forbid")),
         smp: if smp.is_empty() { vec![2] } else { smp },
         memory_mib: table.number("mem", 64..=65_536).map_or(DEFAULT_MEMORY_MIB, |mem| mem.value),
-        cpu: table.text("cpu").map(|cpu| cpu.value),
+        same: table.texts("same"),
+        cpu: if cpu.is_empty() { vec!["max".to_owned()] } else { cpu },
         timeout: table.number("timeout", 1..=3_600).map_or(60, |timeout| timeout.value),
         exit: table.number("exit", 0..=7).and_then(|exit| u8::try_from(exit.value).ok()),
         icount: table.flag("icount"),

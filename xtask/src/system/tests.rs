@@ -78,6 +78,14 @@ smp = [1, 2]
 }
 
 #[test]
+fn a_test_runs_on_each_cpu_model_that_its_table_names() {
+    let models = |text: &str| read(&format!("{TWO}[test]\n{text}\n")).unwrap().test.unwrap().cpu;
+    assert_eq!(models("cpu = [\"max\", \"max,-umip\"]"), ["max", "max,-umip"]);
+    assert_eq!(models("cpu = \"qemu64\""), ["qemu64"]);
+    assert_eq!(models(""), ["max"]);
+}
+
+#[test]
 fn text_that_is_no_toml_names_its_line() {
     refused("[[vm]]\nname = \"a\nkernel = 3", codes::TOML, 2, "");
 }
@@ -190,6 +198,10 @@ fn a_kernel_comes_from_exactly_one_place() {
 fn a_test_table_that_cannot_hold_is_refused() {
     refused(&format!("{TWO}[test]\nscript = \"none\"\n"), codes::TEST_TABLE, 9, "test.script");
     refused(&format!("{TWO}[test]\nsmp = [0]\n"), codes::BAD_VALUE, 9, "test.smp");
+    refused(&format!("{TWO}[test]\nsame = [\"a\"]\n"), codes::TEST_TABLE, 9, "test.same");
+    refused(&format!("{TWO}[test]\nsame = [\"a\", \"c\"]\n"), codes::TEST_TABLE, 9, "test.same");
+    refused(&format!("{TWO}[test]\ncpu = [1]\n"), codes::WRONG_TYPE, 9, "test.cpu");
+    refused(&format!("{TWO}[test]\ncpu = 1\n"), codes::WRONG_TYPE, 9, "test.cpu");
     refused(&format!("{TWO}[test]\nexpects = [\"x\"]\n"), codes::UNKNOWN_KEY, 9, "test.expects");
 }
 

@@ -14,10 +14,15 @@ pub fn cases() -> Result<Vec<Case>, Failure> {
     let mut cases = Vec::new();
     for name in system_names() {
         let system = load(&name)?;
-        for smp in system.test.iter().flat_map(|test| test.smp.clone()) {
+        let Some(test) = &system.test else { continue };
+        for (smp, cpu) in test.smp.iter().flat_map(|smp| test.cpu.iter().map(move |cpu| (*smp, cpu.clone()))) {
             let system = system.clone();
-            let title = format!("guest/{name} smp={smp}");
-            cases.push(Case::new(title, move |bench| judge(run_system(bench, &system, smp), system.test.as_ref())));
+            let mut title = format!("guest/{name} smp={smp}");
+            if test.cpu.len() > 1 {
+                title += &format!(" cpu={cpu}");
+            }
+            let run = move |bench: &mut Bench| judge(run_system(bench, &system, smp, cpu), system.test.as_ref());
+            cases.push(Case::new(title, run));
         }
     }
     for way in [Way::Bios, Way::Uefi, Way::Bochs] {
@@ -38,7 +43,7 @@ const UNFIT: [(&str, &str); 3] =
     [("qemu32", "long mode"), ("max,-nx", "cannot start"), ("max,-syscall", "cannot start")];
 
 /// Boots a system as its test table says.
-fn run_system(bench: &mut Bench, system: &System, smp: u32) -> Result<Outcome, Failure> {
+fn run_system(bench: &mut Bench, system: &System, smp: u32, cpu: String) -> Result<Outcome, Failure> {
     let Some(test) = &system.test else {
         return Err(Failure::usage("the system has no [test] table"));
     };
@@ -64,7 +69,7 @@ fn run_system(bench: &mut Bench, system: &System, smp: u32) -> Result<Outcome, F
         boot: Boot::Direct { hypervisor: prepared.hypervisor, image: prepared.image },
         smp,
         memory_mib: test.memory_mib,
-        cpu: test.cpu.clone().unwrap_or_else(|| "max".to_owned()),
+        cpu,
         icount: test.icount,
         more: Vec::new(),
     };
@@ -87,10 +92,65 @@ fn judge(outcome: Result<Outcome, Failure>, test: Option<&TestSpec>) -> Verdict 
         let found = outcome.transcript.iter().find(|line| line.contains(text.as_str()));
         wrong.extend(found.map(|line| format!("forbidden: `{line}`")));
     }
+    if let Some(test) = test {
+        let names: Vec<&str> = test.same.iter().map(|name| name.value.as_str()).collect();
+        wrong.extend(difference(&names, &outcome.console));
+    }
     if wrong.is_empty() {
         return Verdict::Passed(1);
     }
     Verdict::Failed(0, 1, explain(&wrong, &outcome))
+}
+
+/// The first difference between what the first of some VMs wrote to its console and what each other
+/// one did. Where a VM writes its own name, it may differ. To have said nothing is a difference too.
+fn difference(names: &[&str], console: &[(String, String)]) -> Option<String> {
+    let lines = |name: &str| -> Vec<String> {
+        console.iter().filter(|(vm, _)| vm == name).map(|(_, text)| text.replace(name, "NAME")).collect()
+    };
+    let (first, others) = names.split_first()?;
+    let wanted = lines(first);
+    if wanted.is_empty() {
+        return Some(format!("`{first}`, which is to be compared, said nothing"));
+    }
+    others.iter().find_map(|other| {
+        let found = lines(other);
+        let at = (0..wanted.len().max(found.len())).find(|at| wanted.get(*at) != found.get(*at))?;
+        let [one, two] = [&wanted, &found].map(|lines| lines.get(at).map_or("nothing", String::as_str));
+        Some(format!("line {} differs:\n`{first}`: {one}\n`{other}`: {two}", at + 1))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::difference;
+
+    fn console(lines: &[(&str, &str)]) -> Vec<(String, String)> {
+        lines.iter().map(|(vm, text)| ((*vm).to_owned(), (*text).to_owned())).collect()
+    }
+
+    #[test]
+    fn equal_lines_in_any_interleaving_are_no_difference() {
+        let lines = [("a1", "x"), ("b1", "x"), ("c", "noise"), ("b1", "PASS b1"), ("a1", "PASS a1")];
+        assert_eq!(difference(&["a1", "b1"], &console(&lines)), None);
+        assert_eq!(difference(&[], &console(&lines)), None);
+    }
+
+    #[test]
+    fn one_differing_byte_an_order_or_a_missing_line_is_named() {
+        for other in [&[("b", "x"), ("b", "Y")][..], &[("b", "y"), ("b", "x")], &[("b", "x")], &[]] {
+            let lines = [&[("a", "x"), ("a", "y")][..], other].concat();
+            let found = difference(&["a", "b"], &console(&lines));
+            assert!(found.is_some_and(|text| text.contains("line")), "{other:?}");
+        }
+        let more = console(&[("a", "x"), ("b", "x"), ("b", "y")]);
+        assert!(difference(&["a", "b"], &more).is_some_and(|text| text.contains("line 2")));
+    }
+
+    #[test]
+    fn silence_is_not_equal_to_silence() {
+        assert!(difference(&["a", "b"], &[]).is_some());
+    }
 }
 
 /// What went wrong, with the end of what was shown.
