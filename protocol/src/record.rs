@@ -15,6 +15,9 @@ pub const PREFIX: &[u8] = b"\x1b_C";
 /// Bytes after it.
 pub const SUFFIX: &[u8] = b"\x1b\\";
 
+/// Begins the hypervisor's line that says which VM, in brackets, has the console's input from now on.
+pub const INPUT_LINE: &str = "the console's input goes to ";
+
 /// Exit values written to QEMU's `isa-debug-exit` device; QEMU ends with `(value << 1) | 1`.
 pub mod exit {
     /// Every VM ended well.

@@ -59,9 +59,9 @@ enum Command {
     /// Write a new guest kernel outside this repository.
     New(cmd::new::Options),
     /// Write the C header from the protocol's tables.
-    Header(cmd::header::Options),
+    Header(cmd::CheckOption),
     /// Write the reference pages from the protocol's tables.
-    Reference(cmd::reference::Options),
+    Reference(cmd::CheckOption),
     /// Look at what a serial line said.
     Log(cmd::log::Options),
     /// Count virtual instructions per operation.
@@ -86,8 +86,8 @@ fn main() -> ExitCode {
         Command::Test(options) => cmd::test::run(&options),
         Command::Image(options) => cmd::image::run(&options),
         Command::New(options) => cmd::new::run(&options),
-        Command::Header(options) => cmd::header::run(&options),
-        Command::Reference(options) => cmd::reference::run(&options),
+        Command::Header(option) => cmd::header::write(option.check).map(|()| error::Exit::Success),
+        Command::Reference(option) => cmd::reference::write(option.check).map(|()| error::Exit::Success),
         Command::Log(options) => cmd::log::run(&options),
         Command::Bench(options) => cmd::bench::run(&options),
         Command::Lint(options) => cmd::lint::run(&options),

@@ -48,6 +48,29 @@ macro_rules! at {
     };
 }
 
+/// Code that names the places of a context, and then operands of its own.
+macro_rules! context_asm {
+    ($($line:literal,)* ; $($operand:tt)*) => {
+        naked_asm!(
+            $($line,)*
+            kernel_rsp = const offset_of!(RawContext, kernel_rsp),
+            rbx = const at!(rbx),
+            rbp = const at!(rbp),
+            rdx = const at!(rdx),
+            rsi = const at!(rsi),
+            rdi = const at!(rdi),
+            r8 = const at!(r8),
+            r9 = const at!(r9),
+            r10 = const at!(r10),
+            r12 = const at!(r12),
+            r13 = const at!(r13),
+            r14 = const at!(r14),
+            r15 = const at!(r15),
+            $($operand)*
+        )
+    };
+}
+
 impl RawContext {
     pub(crate) fn new() -> RawContext {
         RawContext { frame: TrapFrame::default(), registers: Registers::default(), kernel_rsp: 0, reserved: 0 }
@@ -72,7 +95,7 @@ impl RawContext {
 /// frame; events are masked.
 #[unsafe(naked)]
 unsafe extern "C" fn enter_user(context: *mut RawContext) -> u64 {
-    naked_asm!(
+    context_asm!(
         // What this ABI wants kept. The rest is dead to the caller.
         "push rbx",
         "push rbp",
@@ -106,20 +129,7 @@ unsafe extern "C" fn enter_user(context: *mut RawContext) -> u64 {
         "pop rbp",
         "pop rbx",
         "ret",
-        kernel_rsp = const offset_of!(RawContext, kernel_rsp),
-        rbx = const at!(rbx),
-        rbp = const at!(rbp),
-        rdx = const at!(rdx),
-        rsi = const at!(rsi),
-        rdi = const at!(rdi),
-        r8 = const at!(r8),
-        r9 = const at!(r9),
-        r10 = const at!(r10),
-        r12 = const at!(r12),
-        r13 = const at!(r13),
-        r14 = const at!(r14),
-        r15 = const at!(r15),
-        resume = const Resume::NUMBER,
+        ; resume = const Resume::NUMBER,
     )
 }
 
@@ -127,7 +137,7 @@ unsafe extern "C" fn enter_user(context: *mut RawContext) -> u64 {
 /// there and returns from [`enter_user`].
 #[unsafe(naked)]
 pub(crate) extern "C" fn leave_user() {
-    naked_asm!(
+    context_asm!(
         // To the kernel's own stack first: the context is no place to push to.
         "mov rax, rsp",
         "mov rsp, [rax + {kernel_rsp}]",
@@ -152,18 +162,6 @@ pub(crate) extern "C" fn leave_user() {
         "pop rbp",
         "pop rbx",
         "ret",
-        kernel_rsp = const offset_of!(RawContext, kernel_rsp),
-        rbx = const at!(rbx),
-        rbp = const at!(rbp),
-        rdx = const at!(rdx),
-        rsi = const at!(rsi),
-        rdi = const at!(rdi),
-        r8 = const at!(r8),
-        r9 = const at!(r9),
-        r10 = const at!(r10),
-        r12 = const at!(r12),
-        r13 = const at!(r13),
-        r14 = const at!(r14),
-        r15 = const at!(r15),
+        ;
     )
 }

@@ -22,6 +22,14 @@ use crate::system::document::{ConfigError, Place, Source};
 use crate::system::{self, System};
 use crate::{error::codes, tree};
 
+/// The argument of commands that write generated files.
+#[derive(Debug, clap::Args)]
+pub struct CheckOption {
+    /// Writes nothing; fails if a file differs from what the tables say.
+    #[arg(long)]
+    pub check: bool,
+}
+
 /// A system that can be booted.
 #[derive(Debug)]
 pub struct Prepared {

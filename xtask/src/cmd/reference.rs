@@ -1,23 +1,7 @@
 //! `reference`: writes the generated pages of `docs/`.
 
-use clap::Args;
-
-use crate::error::{Exit, Failure};
+use crate::error::Failure;
 use crate::{generate, tree};
-
-/// Arguments of `reference`.
-#[derive(Debug, Args)]
-pub struct Options {
-    /// Writes nothing; fails if a page differs.
-    #[arg(long)]
-    check: bool,
-}
-
-/// Runs the command.
-pub fn run(options: &Options) -> Result<Exit, Failure> {
-    write(options.check)?;
-    Ok(Exit::Success)
-}
 
 /// Writes or checks the pages.
 pub fn write(check: bool) -> Result<(), Failure> {

@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use protocol::record::INPUT_LINE;
+
 use super::input::{Key, Keys};
 
 /// What to wait for and for how long.
@@ -73,8 +75,6 @@ pub fn parse_script(text: &str) -> Result<Vec<Step>, String> {
 
 /// The key that gives the console's input to the next VM.
 const SWITCH: u8 = 0x1d;
-/// Words of the hypervisor's line that names the VM which has the input from now on.
-const SWITCHED: [&str; 2] = ["input goes to", "is typed"];
 
 /// How far a run has come.
 #[derive(Debug)]
@@ -133,10 +133,9 @@ impl<'a> Progress<'a> {
 
     /// The VM that a line of the hypervisor gives the input to.
     fn switched_to(&self, line: &str) -> Option<String> {
-        let text = line.strip_prefix("cloister: ")?;
-        let says_so = SWITCHED.iter().any(|words| text.contains(words));
-        let name = self.vms.iter().find(|name| text.contains(&format!("[{name}]")));
-        name.filter(|_| says_so).cloned()
+        let (name, _) =
+            line.strip_prefix("cloister: ")?.strip_prefix(INPUT_LINE)?.strip_prefix('[')?.split_once(']')?;
+        self.vms.iter().find(|known| *known == name).cloned()
     }
 
     /// Takes a line that has not ended, such as a prompt.
@@ -210,7 +209,7 @@ mod tests {
         progress.partial("[shell] > ");
         assert_eq!(progress.next_send(), Some(vec![0x1d]));
         assert_eq!(progress.next_send(), None, "waits for the switch");
-        progress.line("cloister: [shell] gets what is typed");
+        progress.line("cloister: the console's input goes to [shell] from now on");
         assert_eq!(progress.next_send(), Some(b"echo hi there\n".to_vec()));
         assert!(!progress.reached());
         progress.line("[shell] hi there");

@@ -22,7 +22,7 @@ use core::slice;
 
 use protocol::VmId;
 use protocol::layout::limit;
-use protocol::record::{Log, PREFIX, Record, SUFFIX};
+use protocol::record::{INPUT_LINE, Log, PREFIX, Record, SUFFIX};
 
 use self::queue::Queue;
 use self::stream::Stream;
@@ -223,7 +223,7 @@ impl Console {
         let next = live.next();
         self.foreground = next.map(|(vm, _)| vm);
         if let Some((_, stream)) = next {
-            let line = OwnLine::new(format_args!("the console's input goes to {}from now on", stream.prefix()));
+            let line = OwnLine::new(format_args!("{INPUT_LINE}{}from now on", stream.prefix()));
             self.queue.push(self.own, OWN_BUDGET, line.bytes());
         }
     }
