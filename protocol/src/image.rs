@@ -1,7 +1,7 @@
 //! The system image: what `cargo xtask image` packs and the hypervisor gets as its boot module.
 //!
-//! Header, then the postcard manifest, then page-aligned payloads (segments and modules), then
-//! nothing. The checksum covers every byte after the header, so that a damaged image is refused
+//! Header, then the postcard manifest, then the postcard policy, then page-aligned payloads (segments
+//! and modules), then nothing. The checksum covers every byte after the header, so that a damaged image is refused
 //! before any of it is believed.
 
 use zerocopy::little_endian::{U16, U32, U64};
@@ -9,8 +9,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// First bytes of a system image.
 pub const MAGIC: [u8; 8] = *b"CLOISTER";
-/// Version of header and manifest together. Control data is checked by exact version.
-pub const FORMAT: u16 = 1;
+/// Version of header, manifest and policy together. Control data is checked by exact version.
+pub const FORMAT: u16 = 2;
 
 /// The first bytes of a system image. All numbers little-endian.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -28,13 +28,17 @@ pub struct ImageHeader {
     pub image_bytes: U64,
     /// Bytes of the manifest, which starts right after the header.
     pub manifest_bytes: U64,
+    /// Bytes of the policy, which starts right after the manifest.
+    pub policy_bytes: U64,
+    /// SHA-256 of the policy's bytes: the policy's name, so to speak, wherever it is mentioned.
+    pub policy_hash: [u8; 32],
     /// CRC-32 (ISO-HDLC) of all bytes after the header.
     pub body_checksum: U32,
     /// Zero.
     pub reserved_end: U32,
 }
 
-const _: () = assert!(size_of::<ImageHeader>() == 40);
+const _: () = assert!(size_of::<ImageHeader>() == 80);
 
 /// Continues a CRC-32 (ISO-HDLC, reflected polynomial 0xEDB88320) over `bytes`; start with 0.
 #[must_use]

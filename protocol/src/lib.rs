@@ -6,10 +6,10 @@
 //! * [`status`] names what a call can refuse, with the remedy of the caller.
 //! * [`shared`] holds the structures that both sides read while running.
 //! * [`layout`] says which addresses belong to whom.
-//! * `manifest` and `record` (feature `manifest`) are the messages parsed once: a packed system and
-//!   what the hypervisor reports over its serial line.
+//! * `manifest`, `policy` and `record` (feature `manifest`) are the messages parsed once: a packed
+//!   system, what its VMs may do, and what the hypervisor reports over its serial line.
 //!
-//! The crate holds types, codecs and constant assertions: no policy, no I/O, no `unsafe`.
+//! The crate holds types, codecs and constant assertions: no state, no I/O, no `unsafe`.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
@@ -25,6 +25,8 @@ pub mod layout;
 #[cfg(feature = "manifest")]
 pub mod manifest;
 pub mod note;
+#[cfg(feature = "manifest")]
+pub mod policy;
 #[cfg(feature = "manifest")]
 pub mod record;
 pub mod shared;

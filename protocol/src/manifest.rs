@@ -5,7 +5,6 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::flags::MapFlags;
-use crate::label::Label;
 use crate::version::WireVersion;
 
 /// A whole system, as `xtask` packs it and the hypervisor builds it.
@@ -38,8 +37,6 @@ pub struct VmManifest {
     pub weight: u32,
     /// Most CPU time in percent of one CPU; 0 for no cap.
     pub cap_percent: u32,
-    /// Security label.
-    pub label: Label,
     /// What to do when the VM dies.
     pub on_crash: OnCrash,
     /// Text for the kernel.

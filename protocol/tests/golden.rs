@@ -102,12 +102,14 @@ fn the_note_and_the_image_header_keep_their_bytes() {
         header_checksum: 0x1122_3344.into(),
         image_bytes: 5.into(),
         manifest_bytes: 6.into(),
+        policy_bytes: 8.into(),
+        policy_hash: [9; 32],
         body_checksum: 7.into(),
         reserved_end: 0.into(),
     };
     assert_eq!(
         hex(header.as_bytes()),
-        "434c4f4953544552 0100000044332211 0500000000000000 0600000000000000 0700000000000000"
+        "434c4f4953544552 0100000044332211 0500000000000000 0600000000000000 0800000000000000 0909090909090909 0909090909090909 0909090909090909 0909090909090909 0700000000000000"
     );
 }
 
@@ -115,7 +117,9 @@ fn the_note_and_the_image_header_keep_their_bytes() {
 mod messages {
     use protocol::VmId;
     use protocol::flags::MapFlags;
+    use protocol::label::Label;
     use protocol::manifest::{ChannelManifest, Manifest, OnCrash, Segment, VmManifest};
+    use protocol::policy::{Hardware, OnFull, Operation, Policy, Profile, Role, Schedule, Slot, Subject, Trust};
     use protocol::record::{Ended, Record};
 
     #[test]
@@ -131,7 +135,6 @@ mod messages {
                 vcpus: 4,
                 weight: 5,
                 cap_percent: 6,
-                label: protocol::label::Label::default(),
                 on_crash: OnCrash::Restart(7),
                 command_line: "c".into(),
                 segments: vec![Segment {
@@ -150,7 +153,31 @@ mod messages {
         assert_eq!(postcard::from_bytes::<Manifest>(&bytes).unwrap(), manifest);
     }
 
-    const GOLDEN_MANIFEST: &str = "0173010161010001 0203040506000000 0001070163010809 0a0b010001016c00 010c";
+    const GOLDEN_MANIFEST: &str = "0173010161010001 0203040506010701 630108090a0b0100 01016c00010c";
+
+    #[test]
+    fn a_policy_keeps_its_bytes() {
+        let label = |secrecy_level| Label { secrecy_level, secrecy_categories: 5, ..Label::default() };
+        let policy = Policy {
+            profile: Profile::Strict(Schedule { slots: vec![Slot { duration_ns: 1_000_000, vms: vec![VmId(0)] }] }),
+            hardware: Hardware::Degraded,
+            on_full: OnFull::HaltOffender,
+            subjects: vec![Subject {
+                name: "a".into(),
+                label: label(1),
+                label_text: "t".into(),
+                roles: vec![Role::Operator, Role::SecurityAdministrator],
+                trust: Some(Trust { low: label(0), high: label(2), operations: vec![Operation::GrantCopyFrom] }),
+                audit_share: 7,
+            }],
+            flows: vec![[VmId(0), VmId(1)]],
+        };
+        let bytes = postcard::to_allocvec(&policy).unwrap();
+        assert_eq!(super::hex(&bytes), GOLDEN_POLICY);
+        assert_eq!(postcard::from_bytes::<Policy>(&bytes).unwrap(), policy);
+    }
+
+    const GOLDEN_POLICY: &str = "0101c0843d010001 0101016101050000 0174020002010005 0000020500000106 07010001";
 
     #[test]
     fn a_record_keeps_its_bytes() {

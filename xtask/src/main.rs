@@ -13,6 +13,7 @@ mod generate;
 mod host;
 mod lint;
 mod pack;
+mod policy;
 mod qemu;
 mod report;
 mod session;

@@ -1,4 +1,5 @@
-//! Writes a system image as `protocol::image` lays it out: header, manifest, page-aligned payloads.
+//! Writes a system image as `protocol::image` lays it out: header, manifest, policy, page-aligned
+//! payloads.
 
 use protocol::image::{FORMAT, ImageHeader, MAGIC, crc32};
 use protocol::layout::PAGE_SIZE;
@@ -7,6 +8,7 @@ use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U16, U32, U64};
 
 use crate::error::{Context, Failure};
+use crate::policy;
 use crate::system::assemble::Assembly;
 
 /// The image of an assembly.
@@ -15,8 +17,9 @@ pub fn pack(assembly: &Assembly) -> Result<Vec<u8>, Failure> {
     // Offsets are stored in as many bytes as they need, so the manifest's length depends on where
     // the payloads begin: leave room for the longest form of each.
     let longest = encode(&placed(&assembly.manifest, |_| u64::MAX))?.len() as u64;
+    let (policy, policy_hash) = policy::encode(&assembly.policy)?;
     let mut offsets = Vec::new();
-    let mut end = (header_bytes + longest).next_multiple_of(PAGE_SIZE);
+    let mut end = (header_bytes + longest + policy.len() as u64).next_multiple_of(PAGE_SIZE);
     for payload in &assembly.payloads {
         offsets.push(end);
         end = (end + payload.len() as u64).next_multiple_of(PAGE_SIZE);
@@ -25,19 +28,20 @@ pub fn pack(assembly: &Assembly) -> Result<Vec<u8>, Failure> {
         let offset = usize::try_from(index).ok().and_then(|i| offsets.get(i));
         offset.copied().unwrap_or(u64::MAX)
     }))?;
-    let mut body = manifest.clone();
+    let mut body = [manifest.as_slice(), &policy].concat();
     for (payload, offset) in assembly.payloads.iter().zip(&offsets) {
         body.resize(body_index(*offset - header_bytes), 0);
         body.extend_from_slice(payload);
     }
     body.resize(body_index(end - header_bytes), 0);
-    let mut image = header(&body, manifest.len() as u64).as_bytes().to_vec();
+    let lengths = [manifest.len() as u64, policy.len() as u64];
+    let mut image = header(&body, lengths, policy_hash).as_bytes().to_vec();
     image.extend(body);
     Ok(image)
 }
 
-/// The header of a body.
-pub fn header(body: &[u8], manifest_bytes: u64) -> ImageHeader {
+/// The header of a body, of which manifest and policy have the given lengths.
+pub fn header(body: &[u8], [manifest_bytes, policy_bytes]: [u64; 2], policy_hash: [u8; 32]) -> ImageHeader {
     let mut header = ImageHeader {
         magic: MAGIC,
         format: U16::new(FORMAT),
@@ -45,6 +49,8 @@ pub fn header(body: &[u8], manifest_bytes: u64) -> ImageHeader {
         header_checksum: U32::new(0),
         image_bytes: U64::new((size_of::<ImageHeader>() + body.len()) as u64),
         manifest_bytes: U64::new(manifest_bytes),
+        policy_bytes: U64::new(policy_bytes),
+        policy_hash,
         body_checksum: U32::new(crc32(0, body)),
         reserved_end: U32::new(0),
     };
@@ -81,6 +87,8 @@ mod tests {
     use protocol::flags::MapFlags;
     use protocol::image::{ImageHeader, crc32};
     use protocol::manifest::{Manifest, OnCrash, Segment, VmManifest};
+    use protocol::policy::Policy;
+    use sha2::{Digest, Sha256};
     use zerocopy::{FromBytes, IntoBytes};
 
     use super::pack;
@@ -95,6 +103,7 @@ mod tests {
             flags: MapFlags::WRITE,
         };
         Assembly {
+            policy: crate::policy::plain(&[]),
             manifest: Manifest {
                 name: "one".into(),
                 vms: vec![VmManifest {
@@ -106,7 +115,6 @@ mod tests {
                     vcpus: 1,
                     weight: 1,
                     cap_percent: 0,
-                    label: protocol::label::Label::default(),
                     on_crash: OnCrash::Stop,
                     command_line: String::new(),
                     segments: vec![segment(0), segment(1)],
@@ -130,6 +138,9 @@ mod tests {
         assert_eq!(header.header_checksum.get(), crc32(0, bare.as_bytes()));
         let length = header.manifest_bytes.get() as usize;
         let manifest: Manifest = postcard::from_bytes(&body[..length]).unwrap();
+        let policy = &body[length..][..header.policy_bytes.get() as usize];
+        assert_eq!(postcard::from_bytes::<Policy>(policy).unwrap(), assembly().policy);
+        assert_eq!(header.policy_hash, <[u8; 32]>::from(Sha256::digest(policy)));
         for (segment, fill) in manifest.vms[0].segments.iter().zip([1, 2]) {
             let start = segment.image_offset as usize;
             assert_eq!(start % 4096, 0);

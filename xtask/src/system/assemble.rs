@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 
 use protocol::layout::{FIRST_STACK_PAGES, PAGE_SIZE};
 use protocol::manifest::{ChannelManifest, Manifest, Module, Segment, VmManifest};
+use protocol::policy::Policy;
 
 use super::document::{ConfigError, Place};
 use super::{Artifact, ModuleSpec, System, VmSpec};
 use crate::elf;
 use crate::error::codes::{self, Code};
+use crate::policy;
 
 /// Where built programs come from.
 pub trait Artifacts {
@@ -29,6 +31,8 @@ pub enum Missing {
 /// A system ready to be packed.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Assembly {
+    /// What its VMs may do.
+    pub policy: Policy,
     /// The manifest; its image offsets are indices of `payloads` until it is packed.
     pub manifest: Manifest,
     /// What the image holds.
@@ -51,6 +55,7 @@ pub fn assemble(system: &System, artifacts: &mut dyn Artifacts, memory_mib: u64)
         return Err(work.errors);
     }
     Ok(Assembly {
+        policy: policy::plain(&system.vms),
         manifest: Manifest { name: system.name.clone(), vms, channels: channels(system) },
         payloads: work.payloads,
         programs: work.programs,
@@ -164,7 +169,6 @@ impl Work<'_> {
             vcpus: vm.vcpus,
             weight: vm.weight,
             cap_percent: vm.cap_percent,
-            label: vm.label,
             on_crash: vm.on_crash,
             command_line: vm.command_line.clone(),
             segments: kernel.segments.into_iter().map(|segment| self.segment(segment)).collect(),

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::{ChannelEnd, PortTable, Raise, Rebind, Source, Target};
-use crate::policy::{Operation, Party, Permit, decide};
+use crate::policy::tests::monitor;
+use crate::policy::{Operation, Permit};
 use protocol::flags::EventSource;
 use protocol::label::Label;
 use protocol::layout::limit;
@@ -24,8 +25,7 @@ fn table() -> PortTable {
 }
 
 fn permit(operation: Operation, subject: VmId, object: VmId) -> Permit {
-    let party = |vm| Party { vm, label: Label::default() };
-    decide(party(subject), operation, party(object)).unwrap()
+    monitor(&[Label::default(); 10]).decide(subject, operation, object).unwrap()
 }
 
 fn raise(vcpu: VcpuId, port: Port) -> Raise {

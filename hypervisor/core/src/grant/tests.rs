@@ -6,7 +6,8 @@ use proptest::prelude::*;
 
 use super::{Attempt, Change, GrantTable, Place};
 use crate::addr::Mfn;
-use crate::policy::{Operation, Party, Permit, decide};
+use crate::policy::tests::monitor;
+use crate::policy::{Operation, Permit};
 use protocol::label::Label;
 use protocol::layout::{PAGE_SIZE, limit};
 use protocol::{GrantRef, GuestVirt, SpaceId, Status, VmId};
@@ -18,8 +19,7 @@ const PLACE: Place = Place { space: SpaceId(0), address: GuestVirt(0x1000) };
 const REFUSED: Status = Status::NotPermitted;
 
 fn permit(subject: VmId, operation: Operation, object: VmId) -> Permit {
-    let party = |vm| Party { vm, label: Label::default() };
-    decide(party(subject), operation, party(object)).unwrap()
+    monitor(&[Label::default(); 10]).decide(subject, operation, object).unwrap()
 }
 
 fn by_peer(operation: Operation) -> Permit {

@@ -1,46 +1,20 @@
-//! The reference monitor: one pure function that says whether one VM may touch another.
+//! The reference monitor: says whether one VM may do something to another, to itself, or to the
+//! system.
 //!
-//! Whatever reaches another VM takes a [`Permit`] by value. Only [`decide`] makes one, so an effect
-//! without a decision does not compile. Decisions look at labels alone, never at the state of the
-//! other VM, so a refusal tells nothing about it. Rules: Bell and `LaPadula` (1973) for secrecy, Biba
-//! (1977) for integrity; writing needs equal labels, since a blind write up could not report errors
-//! without a flow back.
-//!
-//! Not here: who may control VMs (roles), audit. Labels do not change while a VM exists.
+//! Whatever has such an effect takes a [`Permit`] by value. Only [`Monitor::decide`] makes one, so an
+//! effect without a decision does not compile. The rules are those of `protocol::policy::rules`; they
+//! are applied once, when the policy is loaded, since neither labels nor rules change afterwards. A
+//! decision looks at the policy alone, never at the state of a VM, so a refusal tells nothing about
+//! it, and a VM that does not exist answers like one that is kept apart.
 
-use protocol::VmId;
-use protocol::label::Label;
-use protocol::status::Status;
+use alloc::boxed::Box;
 
-/// One of the two VMs of a decision.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Party {
-    /// Which VM.
-    pub vm: VmId,
-    /// Its label.
-    pub label: Label,
-}
+use protocol::policy::{Decision, Policy, Rule, allows, rule};
+use protocol::{Status, VmId};
 
-/// What the subject wants to do to the object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Operation {
-    /// Make a port of the object pending, telling nothing back.
-    EventSend,
-    /// Share a region and a port pair, both ways.
-    ChannelUse,
-    /// Let the object read a frame of the subject.
-    GrantCreateRead,
-    /// Let the object read and write a frame of the subject.
-    GrantCreateWrite,
-    /// Map a frame of the object for reading.
-    GrantMapRead,
-    /// Map a frame of the object for reading and writing.
-    GrantMapWrite,
-    /// Copy out of a frame of the object.
-    GrantCopyFrom,
-    /// Copy into a frame of the object.
-    GrantCopyTo,
-}
+use crate::addr::convert::index;
+
+pub use protocol::policy::Operation;
 
 /// Proof that the policy allowed one operation of one VM on another. Used up by the effect.
 #[derive(Debug, PartialEq, Eq)]
@@ -71,21 +45,74 @@ impl Permit {
     }
 }
 
-/// Decides whether `subject` may do `operation` to `object`.
-///
-/// # Errors
-/// `NotPermitted` when information would flow against the lattice; the caller can only be given another
-/// label in the system file.
-pub fn decide(subject: Party, operation: Operation, object: Party) -> Result<Permit, Status> {
-    let allowed = match operation {
-        Operation::EventSend | Operation::GrantCreateRead => subject.label.flows_to(object.label),
-        Operation::GrantMapRead | Operation::GrantCopyFrom => object.label.flows_to(subject.label),
-        Operation::ChannelUse | Operation::GrantCreateWrite | Operation::GrantMapWrite | Operation::GrantCopyTo => {
-            subject.label == object.label
+/// A refusal. For the guest it is [`Status::NotPermitted`], whatever the rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Denial {
+    /// The rule that does not hold.
+    pub rule: Rule,
+}
+
+impl From<Denial> for Status {
+    #[inline]
+    fn from(_: Denial) -> Status {
+        Status::NotPermitted
+    }
+}
+
+/// A loaded policy. It does not change.
+#[derive(Debug)]
+pub struct Monitor {
+    policy: Policy,
+    hash: [u8; 32],
+    /// For each pair of VMs the operations that the first may do to the second, a bit each.
+    allowed: Box<[u32]>,
+    /// How many VMs there are.
+    vms: u32,
+}
+
+impl Monitor {
+    /// Applies the rules to every pair of VMs.
+    #[must_use]
+    pub fn new(policy: Policy, hash: [u8; 32]) -> Monitor {
+        let subjects = &policy.subjects;
+        let pairs = subjects.iter().flat_map(|subject| subjects.iter().map(move |object| (subject, object)));
+        let allowed = pairs.map(|(subject, object)| {
+            let operations = Operation::ALL.iter();
+            let held = operations.filter(|operation| allows(subject, **operation, object) != Decision::Refused);
+            held.fold(0, |set, operation| set | operation.bit())
+        });
+        let allowed = allowed.collect();
+        let vms = u32::try_from(subjects.len()).unwrap_or(0);
+        Monitor { policy, hash, allowed, vms }
+    }
+
+    /// Decides whether `subject` may do `operation` to `object`.
+    ///
+    /// # Errors
+    /// The rule that does not hold, also when one of the VMs does not exist.
+    #[inline]
+    pub fn decide(&self, subject: VmId, operation: Operation, object: VmId) -> Result<Permit, Denial> {
+        let place = u64::from(subject.0).wrapping_mul(self.vms.into()).wrapping_add(object.0.into());
+        let set = self.allowed.get(index(place)).filter(|_| object.0 < self.vms);
+        if set.is_some_and(|set| set & operation.bit() != 0) {
+            Ok(Permit { operation, subject, object })
+        } else {
+            Err(Denial { rule: rule(operation) })
         }
-    };
-    if allowed { Ok(Permit { operation, subject: subject.vm, object: object.vm }) } else { Err(Status::NotPermitted) }
+    }
+
+    /// What was loaded.
+    #[must_use]
+    pub const fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// The SHA-256 of the policy's bytes.
+    #[must_use]
+    pub const fn hash(&self) -> &[u8; 32] {
+        &self.hash
+    }
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

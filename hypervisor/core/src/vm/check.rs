@@ -1,17 +1,18 @@
 //! The rules of a manifest. `xtask` has told people about most of them already; here they are
 //! checked by the one who depends on them.
 
-use protocol::GuestVirt;
 use protocol::flags::MapFlags;
 use protocol::layout::{CHANNEL_STRIDE, PAGE_SIZE, PHYSMAP, limit};
-use protocol::manifest::{ChannelManifest, Manifest, Segment, VmManifest};
+use protocol::manifest::{ChannelManifest, Manifest, OnCrash, Segment, VmManifest};
 use protocol::version::CURRENT;
+use protocol::{GuestVirt, VmId};
 
-use super::error::{Problem, Subject, ensure};
+use super::error::{Problem, Subject, ensure, within};
 use super::image::Payloads;
 use super::plan::Plan;
-use crate::addr::convert::{index, wide};
+use crate::addr::convert::wide;
 use crate::frame::NUMBER_END;
+use crate::policy::{Monitor, Operation};
 
 /// Most CPU time of a VM: all of as many CPUs as it can have vCPUs.
 const MOST_PERCENT: u64 = 1600;
@@ -34,6 +35,27 @@ pub(super) fn check_manifest(manifest: &Manifest, payloads: Payloads<'_>) -> Res
         check_name(&channel.name, earlier.map(|channel| channel.name.as_str()))
             .and_then(|()| check_channel(manifest, channel))
             .map_err(|problem| problem.of(Subject::Channel(number)))?;
+    }
+    Ok(())
+}
+
+/// Checks that the policy allows what the manifest asks for.
+///
+/// # Errors
+/// The first thing that it does not.
+pub(super) fn check_permitted(manifest: &Manifest, monitor: &Monitor) -> Result<(), Problem> {
+    for (number, channel) in (0..).zip(&manifest.channels) {
+        let [first, second] = channel.ends.map(VmId);
+        let is_permitted = monitor.decide(first, Operation::ChannelUse, second).is_ok();
+        let ends = channel.ends.map(u64::from);
+        ensure(is_permitted, "the policy forbids a channel between VMs # and #", &ends)
+            .map_err(|problem| problem.of(Subject::Channel(number)))?;
+    }
+    for (number, vm) in (0..).zip(&manifest.vms) {
+        let is_permitted =
+            vm.on_crash != OnCrash::HaltAll || monitor.decide(VmId(number), Operation::HaltAll, VmId(number)).is_ok();
+        ensure(is_permitted, "it halts all VMs when it dies, but is no operator", &[])
+            .map_err(|problem| problem.of(Subject::Vm(number)))?;
     }
     Ok(())
 }
@@ -117,19 +139,15 @@ fn check_channel_count(manifest: &Manifest, vm: u32) -> Result<(), Problem> {
     within("it has # channels; # to # are possible", wide(count), 0, limit::CHANNELS.into())
 }
 
-/// Checks the ends, size and labels of a channel.
+/// Checks the ends and size of a channel.
 ///
 /// # Errors
 /// The first thing that is wrong.
 fn check_channel(manifest: &Manifest, channel: &ChannelManifest) -> Result<(), Problem> {
     let numbers @ [first, second] = channel.ends.map(u64::from);
-    let [one, two] = numbers.map(|end| manifest.vms.get(index(end)));
-    let (Some(one), Some(two), true) = (one, two, first != second) else {
-        return Err(Problem::new("its ends # and # are not two VMs of the system", &numbers));
-    };
-    within("it has # frames; # to # are possible", channel.frames, 1, CHANNEL_STRIDE / PAGE_SIZE)?;
-    let flows = one.label.flows_to(two.label) && two.label.flows_to(one.label);
-    ensure(flows, "the labels of its ends # and # do not allow a flow both ways", &numbers)
+    let are_vms = first != second && numbers.iter().all(|end| *end < wide(manifest.vms.len()));
+    ensure(are_vms, "its ends # and # are not two VMs of the system", &numbers)?;
+    within("it has # frames; # to # are possible", channel.frames, 1, CHANNEL_STRIDE / PAGE_SIZE)
 }
 
 /// Checks a name by itself and against those before it.
@@ -141,12 +159,4 @@ fn check_name<'n>(name: &str, mut earlier: impl Iterator<Item = &'n str>) -> Res
     let is_visible = name.bytes().all(|byte| byte.is_ascii_graphic());
     ensure(is_visible, "a name holds a character that is not visible ASCII", &[])?;
     ensure(!earlier.any(|taken| taken == name), "its name is taken already", &[])
-}
-
-/// Checks a number; `sentence` tells it and the two bounds.
-///
-/// # Errors
-/// That it is outside.
-fn within(sentence: &'static str, found: u64, least: u64, most: u64) -> Result<(), Problem> {
-    ensure((least..=most).contains(&found), sentence, &[found, least, most])
 }

@@ -45,6 +45,14 @@ pub(super) fn ensure(holds: bool, sentence: &'static str, numbers: &[u64]) -> Re
     if holds { Ok(()) } else { Err(Problem::new(sentence, numbers)) }
 }
 
+/// Checks a number; `sentence` tells it and the two bounds.
+///
+/// # Errors
+/// That it is outside.
+pub(super) fn within(sentence: &'static str, found: u64, least: u64, most: u64) -> Result<(), Problem> {
+    ensure((least..=most).contains(&found), sentence, &[found, least, most])
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.subject {

@@ -3,17 +3,21 @@
 use protocol::image::{FORMAT, ImageHeader, MAGIC, crc32};
 use protocol::layout::PAGE_SIZE;
 use protocol::manifest::Manifest;
+use sha2::{Digest, Sha256};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::check::check_manifest;
+use super::check::{check_manifest, check_permitted};
 use super::error::{Problem, ensure};
+use super::policy::check_policy;
 use crate::addr::convert::{index, wide};
+use crate::policy::Monitor;
 
 /// A system image that keeps every rule.
 #[derive(Debug)]
 pub struct SystemImage<'a> {
     bytes: &'a [u8],
     manifest: Manifest,
+    monitor: Monitor,
 }
 
 impl<'a> SystemImage<'a> {
@@ -26,20 +30,30 @@ impl<'a> SystemImage<'a> {
         let (header, body) = ImageHeader::read_from_prefix(bytes)
             .map_err(|_| Problem::new("the system image has only # bytes; pack it again", &[length]))?;
         check_header(header, length)?;
-        let stated = header.manifest_bytes.get();
-        let manifest = body
-            .get(..index(stated))
-            .ok_or_else(|| Problem::new("the manifest of # bytes reaches beyond the system image", &[stated]))?;
+        let lengths @ [manifest, policy] = [header.manifest_bytes.get(), header.policy_bytes.get()];
+        let parts = body.split_at_checked(index(manifest)).and_then(|(manifest, rest)| {
+            let policy = rest.get(..index(policy))?;
+            Some((manifest, policy))
+        });
+        let (manifest, policy) = parts.ok_or_else(|| {
+            Problem::new("manifest and policy of # and # bytes reach beyond the system image", &lengths)
+        })?;
         let is_whole = crc32(0, body) == header.body_checksum.get();
         ensure(is_whole, "the system image is damaged: its checksum differs", &[])?;
-        let manifest = match postcard::take_from_bytes::<Manifest>(manifest) {
-            Ok((manifest, [])) => manifest,
-            _ => return Err(Problem::new("the manifest of the system image cannot be decoded", &[])),
-        };
-        let start = wide(size_of::<ImageHeader>()).saturating_add(stated);
+        let decoded = decode(manifest, "the manifest of the system image cannot be decoded");
+        let start = lengths.into_iter().fold(wide(size_of::<ImageHeader>()), u64::saturating_add);
         let payloads = Payloads { image: bytes, start };
+        let manifest: Manifest = decoded?;
         check_manifest(&manifest, payloads)?;
-        Ok(SystemImage { bytes, manifest })
+        let monitor = load_policy(policy, header.policy_hash, &manifest)?;
+        check_permitted(&manifest, &monitor)?;
+        Ok(SystemImage { bytes, manifest, monitor })
+    }
+
+    /// Who may do what.
+    #[must_use]
+    pub const fn monitor(&self) -> &Monitor {
+        &self.monitor
     }
 
     /// What is to be built.
@@ -55,11 +69,35 @@ impl<'a> SystemImage<'a> {
     }
 }
 
-/// The part of an image behind the manifest.
+/// Decodes a message that fills its bytes wholly.
+///
+/// # Errors
+/// The sentence, if it does not.
+fn decode<'b, T: serde::Deserialize<'b>>(bytes: &'b [u8], sentence: &'static str) -> Result<T, Problem> {
+    match postcard::take_from_bytes(bytes) {
+        Ok((decoded, [])) => Ok(decoded),
+        _ => Err(Problem::new(sentence, &[])),
+    }
+}
+
+/// Loads the policy of a manifest that was checked.
+///
+/// # Errors
+/// The first thing that is wrong.
+fn load_policy(bytes: &[u8], hash: [u8; 32], manifest: &Manifest) -> Result<Monitor, Problem> {
+    ensure(!bytes.is_empty(), "the system image has no policy", &[])?;
+    let found: [u8; 32] = Sha256::digest(bytes).into();
+    ensure(found == hash, "the policy of the system image is not the one that was packed: its SHA-256 differs", &[])?;
+    let policy = decode(bytes, "the policy of the system image cannot be decoded")?;
+    check_policy(&policy, manifest)?;
+    Ok(Monitor::new(policy, hash))
+}
+
+/// The part of an image behind manifest and policy.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Payloads<'a> {
     image: &'a [u8],
-    /// Offset of the first byte that is not manifest.
+    /// Offset of the first byte that is neither.
     start: u64,
 }
 

@@ -9,6 +9,7 @@ mod check;
 mod error;
 pub mod image;
 mod plan;
+mod policy;
 
 pub use build::{Build, Builder, ChannelEnd, Origin, VmSource, claim_channel};
 pub use error::{Problem, Subject};

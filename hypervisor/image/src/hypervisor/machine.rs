@@ -10,13 +10,11 @@ use hv_core::addr::{CpuId, Mfn};
 use hv_core::event::PortTable;
 use hv_core::frame::FrameTable;
 use hv_core::grant::GrantTable;
-use hv_core::policy::Party;
 use hv_core::sched::Scheduler;
 use hv_core::space::{self, Flush, HypervisorSlots, Memory};
 use hv_core::time::VmClock;
 use hv_core::vm::{ChannelEnd, SystemImage};
 use protocol::flags::Features;
-use protocol::label::Label;
 use protocol::layout::PAGE_SIZE;
 use protocol::{GuestVirt, Status, VcpuId, VmId};
 
@@ -113,8 +111,6 @@ impl Machine {
 pub(super) struct Vm {
     /// Its number.
     pub(super) id: VmId,
-    /// Its label.
-    pub(super) label: Label,
     /// Index of its first vCPU among all.
     pub(super) first_vcpu: usize,
     /// How many it has.
@@ -162,11 +158,6 @@ impl Vm {
     pub(super) fn name(&self) -> &'static str {
         let index = usize::try_from(self.id.0).unwrap_or(usize::MAX);
         machine().image.manifest().vms.get(index).map_or("?", |entry| entry.name.as_str())
-    }
-
-    /// The VM as the policy sees it.
-    pub(super) fn party(&self) -> Party {
-        Party { vm: self.id, label: self.label }
     }
 
     /// Its vCPUs.

@@ -21,6 +21,7 @@ use hv_core::time::{Clock, Scale, VmClock};
 use hv_core::vm::{Build, Builder, ChannelEnd, Origin, SystemImage, VmSource, claim_channel};
 use protocol::layout::{FIRST_STACK_TOP, START_INFO};
 use protocol::manifest::{Manifest, OnCrash, VmManifest};
+use protocol::policy::Profile;
 use protocol::record::{Record, Started};
 use protocol::{SpaceId, VcpuId, VmId, flags};
 
@@ -67,15 +68,19 @@ fn bring_up(cpu: CpuId, features: Features) {
     local::set_apic_id(cpu, local_apic::id());
 }
 
-/// Checks the system image.
+/// Checks the system image and its policy.
 fn load_image(boot: &'static BootInfo) -> &'static SystemImage<'static> {
     if boot.module.is_empty() {
         boot::refuse("no system image: the loader passed no module");
     }
-    match SystemImage::parse(boot.module) {
+    let image = match SystemImage::parse(boot.module) {
         Ok(image) => Box::leak(Box::new(image)),
         Err(error) => boot::refuse(format_args!("the system image is refused: {error}")),
+    };
+    if let Profile::Strict(_) = image.monitor().policy().profile {
+        boot::refuse("the policy asks for time partitions, which this hypervisor does not have");
     }
+    image
 }
 
 /// Makes the machine out of its parts.
@@ -185,7 +190,6 @@ fn make_vm(
     let restarts = if let OnCrash::Restart(times) = entry.on_crash { times } else { 0 };
     Vm {
         id: VmId(number),
-        label: entry.label,
         first_vcpu,
         vcpu_count: vcpus.len().saturating_sub(first_vcpu),
         memory: Lock::new(None),

@@ -6,11 +6,15 @@ use protocol::image::{FORMAT, ImageHeader, MAGIC, crc32};
 use protocol::label::Label;
 use protocol::layout::{KERNEL_IMAGE, PAGE_SIZE};
 use protocol::manifest::{ChannelManifest, Manifest, Module, OnCrash, Segment, VmManifest};
+use protocol::policy::Policy;
 use protocol::version::CURRENT;
+use sha2::{Digest, Sha256};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// Where the payloads start: header and manifest fit before.
 const PAYLOADS: u64 = PAGE_SIZE;
+/// Bytes of the header.
+const HEADER: usize = size_of::<ImageHeader>();
 /// Bytes of the image.
 const BYTES: usize = 5 * 4096 + 100;
 
@@ -24,7 +28,6 @@ pub(super) fn demo_manifest() -> Manifest {
         vcpus: 2,
         weight: 100,
         cap_percent: 0,
-        label: Label::default(),
         on_crash: OnCrash::Restart(3),
         command_line: "fast=1".into(),
         segments: vec![
@@ -52,23 +55,37 @@ pub(super) fn demo_manifest() -> Manifest {
     }
 }
 
-/// The image of a manifest; payload bytes are a pattern.
+/// A policy for the VMs of a manifest: one label, nothing else.
+pub(super) fn demo_policy(manifest: &Manifest) -> Policy {
+    let names = manifest.vms.iter().map(|vm| vm.name.as_str());
+    crate::policy::tests::policy(names.map(|name| (name, Label::default())))
+}
+
+/// The image of a manifest with its simplest policy.
 pub(super) fn pack(manifest: &Manifest) -> Vec<u8> {
-    let encoded = postcard::to_allocvec(manifest).unwrap();
+    pack_with(manifest, &postcard::to_allocvec(&demo_policy(manifest)).unwrap())
+}
+
+/// The image of a manifest and the bytes of a policy; payload bytes are a pattern.
+pub(super) fn pack_with(manifest: &Manifest, policy: &[u8]) -> Vec<u8> {
+    let manifest = postcard::to_allocvec(manifest).unwrap();
+    let encoded = [manifest.as_slice(), policy].concat();
     let mut bytes: Vec<u8> =
-        (0..BYTES.max(40 + encoded.len())).map(|position| u8::try_from(position * 7 % 251).unwrap()).collect();
-    bytes[40..40 + encoded.len()].copy_from_slice(&encoded);
+        (0..BYTES.max(HEADER + encoded.len())).map(|position| u8::try_from(position * 7 % 251).unwrap()).collect();
+    bytes[HEADER..HEADER + encoded.len()].copy_from_slice(&encoded);
     let header = ImageHeader {
         magic: MAGIC,
         format: FORMAT.into(),
         reserved: 0.into(),
         header_checksum: 0.into(),
         image_bytes: u64::try_from(bytes.len()).unwrap().into(),
-        manifest_bytes: u64::try_from(encoded.len()).unwrap().into(),
-        body_checksum: crc32(0, &bytes[40..]).into(),
+        manifest_bytes: u64::try_from(manifest.len()).unwrap().into(),
+        policy_bytes: u64::try_from(policy.len()).unwrap().into(),
+        policy_hash: Sha256::digest(policy).into(),
+        body_checksum: crc32(0, &bytes[HEADER..]).into(),
         reserved_end: 0.into(),
     };
-    bytes[..40].copy_from_slice(header.as_bytes());
+    bytes[..HEADER].copy_from_slice(header.as_bytes());
     sealed(&bytes, |_| {})
 }
 

@@ -4,7 +4,6 @@ use super::fixture::{demo_manifest, pack, sealed};
 use crate::vm::SystemImage;
 use proptest::prelude::*;
 use protocol::image::ImageHeader;
-use protocol::label::Label;
 use protocol::layout::{self, KERNEL_IMAGE, PAGE_SIZE};
 use protocol::manifest::{Manifest, Module, VmManifest};
 use protocol::version::WireVersion;
@@ -72,11 +71,13 @@ fn each_field_of_the_header_is_checked() {
     let bytes = pack(&demo_manifest());
     let with = |change: fn(&mut ImageHeader)| refused(&sealed(&bytes, change));
     assert!(with(|header| header.magic[0] = b'X').contains("not a Cloister system image"));
-    assert!(with(|header| header.format = 2.into()).contains("format 2, but this hypervisor takes format 1"));
+    assert!(with(|header| header.format = 1.into()).contains("format 1, but this hypervisor takes format 2"));
     assert!(with(|header| header.reserved = 1.into()).contains("no meaning yet"));
     assert!(with(|header| header.reserved_end = 1.into()).contains("no meaning yet"));
     let manifest = with(|header| header.manifest_bytes = u64::MAX.into());
-    assert!(manifest.contains("manifest of 18446744073709551615 bytes reaches beyond"));
+    assert!(manifest.contains("manifest and policy of 18446744073709551615 and"));
+    let policy = with(|header| header.policy_bytes = u64::MAX.into());
+    assert!(policy.contains("18446744073709551615 bytes reach beyond the system image"));
     assert!(with(|header| header.body_checksum = 7.into()).contains("image is damaged"));
     let longer = with(|header| header.manifest_bytes = (header.manifest_bytes.get() + 1).into());
     assert!(longer.contains("cannot be decoded"));
@@ -215,7 +216,7 @@ fn what_a_vm_starts_with_must_fit_into_its_memory() {
 }
 
 #[test]
-fn channels_join_two_vms_whose_labels_allow_both_ways() {
+fn channels_join_two_vms() {
     let bad = |change: fn(&mut Manifest)| {
         let problem = changed(change);
         problem.strip_prefix("channel 0: ").expect(&problem).to_string()
@@ -228,10 +229,6 @@ fn channels_join_two_vms_whose_labels_allow_both_ways() {
         let problem = changed(|manifest| manifest.channels[0].frames = frames);
         assert_eq!(problem, format!("channel 0: {found}; 1 to 4096 are possible"));
     }
-    let secret = bad(|manifest| {
-        manifest.vms[1].label = Label { secrecy_level: 1, ..Label::default() };
-    });
-    assert_eq!(secret, "the labels of its ends 0 and 1 do not allow a flow both ways");
     let many = changed(|manifest| {
         let channel = manifest.channels[0].clone();
         let named = |number| protocol::manifest::ChannelManifest { name: format!("c{number}"), ..channel.clone() };
@@ -257,6 +254,8 @@ proptest! {
             header_checksum: 0.into(),
             image_bytes: 0.into(),
             manifest_bytes: manifest.into(),
+            policy_bytes: 0.into(),
+            policy_hash: [0; 32],
             body_checksum: protocol::image::crc32(0, &body).into(),
             reserved_end: 0.into(),
         };

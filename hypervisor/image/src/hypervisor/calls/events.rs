@@ -4,7 +4,7 @@ use protocol::call::{EventAlloc, EventBind, EventClose, EventDeliver, EventSend}
 use protocol::{Port, Status};
 
 use hv_core::event::{Raise, Target};
-use hv_core::policy::{self, Operation};
+use hv_core::policy::Operation;
 
 use super::{Caller, Refusal};
 use crate::hypervisor::cpu::work;
@@ -38,8 +38,8 @@ pub(super) fn event_send(caller: &mut Caller<'_>, call: EventSend) -> Result<(),
     match target {
         Target::Own(event) => raise(vm, event),
         Target::Peer(end) => {
+            let permit = machine().image.monitor().decide(vm.id, Operation::EventSend, end.peer)?;
             let peer = machine().vm(end.peer).ok_or(Status::NotPermitted)?;
-            let permit = policy::decide(vm.party(), Operation::EventSend, peer.party())?;
             let event = peer.ports.lock().deliver(permit, end.peer_channel)?;
             if let Some(event) = event {
                 raise(peer, event);

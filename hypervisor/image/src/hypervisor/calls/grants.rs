@@ -3,7 +3,7 @@
 use hv_arch::guest::copy;
 use hv_core::addr::Mfn;
 use hv_core::grant::{Attempt, Place};
-use hv_core::policy::{self, Operation, Permit};
+use hv_core::policy::{Operation, Permit};
 use hv_core::space::Memory;
 use protocol::call::{GrantCopy, GrantCreate, GrantMap, GrantRevoke, GrantUnmap};
 use protocol::flags::{CopyDirection, GrantFlags, MapFlags};
@@ -15,8 +15,8 @@ use crate::hypervisor::teardown;
 
 /// Asks the policy about a peer. One that does not exist answers like one that is kept apart.
 fn permit(caller: &Caller<'_>, operation: Operation, peer: VmId) -> Result<(Permit, &'static Vm), Status> {
+    let permit = machine().image.monitor().decide(caller.vm().id, operation, peer)?;
     let peer = machine().vm(peer).ok_or(Status::NotPermitted)?;
-    let permit = policy::decide(caller.vm().party(), operation, peer.party())?;
     Ok((permit, peer))
 }
 

@@ -9,6 +9,7 @@ mod processor;
 mod scheduling;
 
 use hv_arch::guest::Registers;
+use hv_core::policy::Denial;
 use protocol::call::{self, Handler, Pair};
 use protocol::{GrantRef, Port, SpaceId, Status};
 
@@ -40,6 +41,13 @@ impl From<Status> for Refusal {
     #[inline(always)]
     fn from(status: Status) -> Refusal {
         Refusal::Status(status)
+    }
+}
+
+impl From<Denial> for Refusal {
+    #[inline(always)]
+    fn from(denial: Denial) -> Refusal {
+        Refusal::Status(denial.into())
     }
 }
 
