@@ -2,7 +2,7 @@
 //!
 //! A file is read when something of its program is to be explained for the first time.
 
-mod symbols;
+pub mod symbols;
 
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};

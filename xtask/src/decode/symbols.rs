@@ -72,7 +72,11 @@ impl Symbols {
     /// Reads a file, if it is an ELF file.
     pub fn read(path: &Path) -> Option<Symbols> {
         let bytes = std::fs::read(path).ok()?;
-        let file = object::File::parse(bytes.as_slice()).ok()?;
+        Some(Symbols::of(&object::File::parse(bytes.as_slice()).ok()?))
+    }
+
+    /// The symbols of a file that is parsed already.
+    pub fn of(file: &object::File<'_>) -> Symbols {
         let mut functions: Vec<Function> = file
             .symbols()
             .filter(|symbol| matches!(symbol.kind(), SymbolKind::Text | SymbolKind::Label | SymbolKind::Unknown))
@@ -86,7 +90,12 @@ impl Symbols {
             })
             .collect();
         functions.sort_by_key(|function| function.start);
-        Some(Symbols { functions, lines: read_lines(&file) })
+        Symbols { functions, lines: read_lines(file) }
+    }
+
+    /// Where functions and labels begin, ascending.
+    pub fn starts(&self) -> Vec<u64> {
+        self.functions.iter().map(|function| function.start).collect()
     }
 
     /// What lies at an address: nothing when no function reaches it.
