@@ -3,6 +3,7 @@
 //! This file reads arguments and hands them to one file of `cmd` each. Exit codes are those of
 //! [`error::Exit`], the same for every command.
 
+mod audit;
 mod build;
 mod cmd;
 mod console;
@@ -67,6 +68,8 @@ enum Command {
     Log(cmd::log::Options),
     /// Count virtual instructions per operation.
     Bench(cmd::bench::Options),
+    /// List the instructions of guests that do not trap as they should, and what to write instead.
+    Audit(cmd::audit::Options),
     /// Check the rules that no other tool checks.
     Lint(cmd::lint::Options),
 }
@@ -91,6 +94,7 @@ fn main() -> ExitCode {
         Command::Reference(option) => cmd::reference::write(option.check).map(|()| error::Exit::Success),
         Command::Log(options) => cmd::log::run(&options),
         Command::Bench(options) => cmd::bench::run(&options),
+        Command::Audit(options) => cmd::audit::run(&options),
         Command::Lint(options) => cmd::lint::run(&options),
     };
     match result {

@@ -1,5 +1,6 @@
 //! The commands of `cargo xtask`, one file each.
 
+pub mod audit;
 pub mod bench;
 pub mod doctor;
 pub mod header;

@@ -6,7 +6,12 @@ use crate::{generate, tree};
 /// Writes or checks the pages.
 pub fn write(check: bool) -> Result<(), Failure> {
     let docs = tree::root().join("docs");
-    for (folder, pages) in [("reference", generate::reference::pages()), ("errors", generate::errors::pages())] {
+    let all = [
+        ("reference", generate::reference::pages()),
+        ("reference", vec![generate::instructions::page()]),
+        ("errors", generate::errors::pages()),
+    ];
+    for (folder, pages) in all {
         for (name, text) in pages {
             super::generate(&docs.join(folder).join(name), &text, check)?;
         }

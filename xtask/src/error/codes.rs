@@ -139,6 +139,21 @@ codes! {
     VM_SYSCALL = "HV-VM-004", "a VM died of a system call without an entry",
         "User mode executed syscall and the kernel had set no entry for system calls.",
         "set one with entry_points_set";
+    AUDIT_FOUND = "HV-AUD-001", "sensitive instructions found",
+        "The instruction does not do in ring 3 what a kernel wants of it, and nothing in the crate's manifest says that it is meant.",
+        "write what its rule says instead, or name the site with a reason in [package.metadata.cloister] (docs/audit.md)";
+    AUDIT_STALE = "HV-AUD-002", "an allowance matches nothing",
+        "An allowance for a site that is gone would hide the next one that comes there.",
+        "remove it from [package.metadata.cloister], or correct its symbol or rule";
+    AUDIT_FILE = "HV-AUD-003", "the file cannot be audited",
+        "Audited are 64-bit ELF files for x86-64.",
+        "name a kernel or program for x86-64; other kernel images have to be unpacked first";
+    AUDIT_METADATA = "HV-AUD-004", "the allowances of a crate cannot be read",
+        "`audit` in [package.metadata.cloister] is a list of tables with rules, reason and perhaps symbol; a misspelt one would allow nothing or too much.",
+        "correct the manifest; docs/reference/instructions.md lists the rules";
+    AUDIT_TARGET = "HV-AUD-005", "there is nothing of that name to audit",
+        "A target is a system of guest-kernels/systems, a package of this workspace with a program, or the path of a file.",
+        "check the name; a path has a slash";
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 pub mod errors;
 pub mod header;
+pub mod instructions;
 pub mod reference;
 
 /// The lines of a documentation comment without its left margin and without Rust's link marks.

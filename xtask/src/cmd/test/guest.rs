@@ -35,7 +35,17 @@ pub fn cases() -> Result<Vec<Case>, Failure> {
             super::damage::expect_refusal(outcome, missing)
         }));
     }
+    cases.push(Case::new("guest/audit", |bench| audit(bench).into()));
     Ok(cases)
+}
+
+/// Audits every guest; most are built by now.
+fn audit(bench: &mut Bench) -> Result<(), Failure> {
+    let reports = cmd::audit::audit_all(&cmd::audit::guests()?, &mut bench.builder, false)?;
+    match cmd::audit::complaints(&reports, false) {
+        None => Ok(()),
+        Some(what) => Err(Failure::usage(what)),
+    }
 }
 
 /// CPU models that lack something the hypervisor needs, and a word of the sentence that says so.
