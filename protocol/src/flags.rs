@@ -35,6 +35,9 @@ bitflags! {
         const AVX = 1 << 2;
         /// The CPU state is kept by XSAVE (otherwise by FXSAVE).
         const XSAVE = 1 << 3;
+        /// The `cpuid` instruction is answered like the call [`crate::call::Cpuid`]. Without it, the
+        /// instruction shows the machine's own values.
+        const CPUID = 1 << 4;
     }
 }
 

@@ -99,6 +99,8 @@ pub mod limit {
     pub const BATCH: u64 = 64;
     /// Frames of one release or reclaim.
     pub const RELEASE_FRAMES: u64 = 64;
+    /// Ranges of I/O ports of one VM.
+    pub const PORT_RANGES: u32 = 16;
     /// Entries of a trap table: the exceptions of the architecture.
     pub const TRAPS: u64 = 32;
 }

@@ -28,6 +28,8 @@ pub mod note;
 #[cfg(feature = "manifest")]
 pub mod policy;
 #[cfg(feature = "manifest")]
+pub mod processor;
+#[cfg(feature = "manifest")]
 pub mod record;
 pub mod shared;
 pub mod status;

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::flags::MapFlags;
+use crate::processor::{PortRange, ProcessorPolicy};
 use crate::version::WireVersion;
 
 /// A whole system, as `xtask` packs it and the hypervisor builds it.
@@ -37,6 +38,10 @@ pub struct VmManifest {
     pub weight: u32,
     /// Most CPU time in percent of one CPU; 0 for no cap.
     pub cap_percent: u32,
+    /// What it learns of the processor and may use of it.
+    pub processor: ProcessorPolicy,
+    /// I/O ports that it may use.
+    pub ports: Vec<PortRange>,
     /// What to do when the VM dies.
     pub on_crash: OnCrash,
     /// Text for the kernel.

@@ -292,6 +292,9 @@ pub mod vector {
     pub const EVENT: u64 = 33;
 }
 
+/// The step of coarse time, in nanoseconds.
+pub const COARSE_STEP_NS: u64 = 1_000_000;
+
 /// First word of a [`StartInfo`].
 pub const START_MAGIC: u64 = u64::from_le_bytes(*b"CLSTART1");
 

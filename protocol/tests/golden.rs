@@ -120,6 +120,7 @@ mod messages {
     use protocol::label::Label;
     use protocol::manifest::{ChannelManifest, Manifest, OnCrash, Segment, VmManifest};
     use protocol::policy::{Hardware, OnFull, Operation, Policy, Profile, Role, Schedule, Slot, Subject, Trust};
+    use protocol::processor::{Model, PortRange, ProcessorFeatures, ProcessorPolicy, TimeSource};
     use protocol::record::{Ended, Record};
 
     #[test]
@@ -135,6 +136,14 @@ mod messages {
                 vcpus: 4,
                 weight: 5,
                 cap_percent: 6,
+                processor: ProcessorPolicy {
+                    model: Model::Host,
+                    added: ProcessorFeatures::AVX,
+                    removed: ProcessorFeatures::SSE3,
+                    time: TimeSource::Coarse,
+                    debug_registers: true,
+                },
+                ports: vec![PortRange { first: 0x70, last: 0x171 }],
                 on_crash: OnCrash::Restart(7),
                 command_line: "c".into(),
                 segments: vec![Segment {
@@ -153,7 +162,8 @@ mod messages {
         assert_eq!(postcard::from_bytes::<Manifest>(&bytes).unwrap(), manifest);
     }
 
-    const GOLDEN_MANIFEST: &str = "0173010161010001 0203040506010701 630108090a0b0100 01016c00010c";
+    const GOLDEN_MANIFEST: &str =
+        "0173010161010001 0203040506018010 0101010170f10201 0701630108090a0b 010001016c00010c";
 
     #[test]
     fn a_policy_keeps_its_bytes() {

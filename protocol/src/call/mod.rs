@@ -373,10 +373,11 @@ calls! {
         /// Its value: a guest address for 0 to 3.
         value: u64
     ) -> (), Own, batch,
-    errors [InvalidArgument],
+    errors [InvalidArgument NotPermitted],
     clauses {
         "DBG-1": "An address outside the guest's ranges, a reserved bit, general detect or an I/O breakpoint is InvalidArgument.",
         "DBG-2": "A hit is delivered as exception 1; none is taken inside the hypervisor.",
+        "DBG-4": "A VM whose policy gives it no debug registers gets NotPermitted, whatever the arguments.",
     }
 
     /// Reads a debug register of the calling vCPU.
@@ -384,9 +385,10 @@ calls! {
         /// 0 to 3, 6 or 7.
         index: u64
     ) -> Pair, Own, batch,
-    errors [InvalidArgument],
+    errors [InvalidArgument NotPermitted],
     clauses {
         "DBG-3": "Returns 0 in rax and the value in rdx.",
+        "DBG-5": "A VM whose policy gives it no debug registers gets NotPermitted, whatever the index.",
     }
 
     /// Answers the `cpuid` instruction from the VM's policy.

@@ -103,6 +103,12 @@ codes! {
     TEST_TABLE = "HV-CFG-025", "the [test] table cannot be used",
         "What it names does not exist or cannot hold.",
         "correct the table";
+    FEATURE = "HV-CFG-026", "a CPU feature cannot be had",
+        "`features` names what the VM sees beyond its model, or does not see (with - in front). A name is known or not, and a feature is shown or hidden, not both; coarse time hides rdtscp.",
+        "correct the list";
+    PORTS = "HV-CFG-027", "the ports cannot be given",
+        "Each I/O port belongs to one VM at most. Ports of the hypervisor's own devices, and of devices that reach memory by themselves or reset the machine, belong to no VM.",
+        "leave the range out";
     TARGET_MISSING = "HV-HOST-001", "the Rust target is missing",
         "Hypervisor and guests are built for x86_64-unknown-none.",
         "rustup target add x86_64-unknown-none";

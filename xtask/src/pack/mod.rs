@@ -88,6 +88,7 @@ mod tests {
     use protocol::image::{ImageHeader, crc32};
     use protocol::manifest::{Manifest, OnCrash, Segment, VmManifest};
     use protocol::policy::Policy;
+    use protocol::processor::ProcessorPolicy;
     use sha2::{Digest, Sha256};
     use zerocopy::{FromBytes, IntoBytes};
 
@@ -115,6 +116,8 @@ mod tests {
                     vcpus: 1,
                     weight: 1,
                     cap_percent: 0,
+                    processor: ProcessorPolicy::default(),
+                    ports: Vec::new(),
                     on_crash: OnCrash::Stop,
                     command_line: String::new(),
                     segments: vec![segment(0), segment(1)],

@@ -169,6 +169,8 @@ impl Work<'_> {
             vcpus: vm.vcpus,
             weight: vm.weight,
             cap_percent: vm.cap_percent,
+            processor: vm.processor,
+            ports: vm.ports.iter().map(|range| range.value).collect(),
             on_crash: vm.on_crash,
             command_line: vm.command_line.clone(),
             segments: kernel.segments.into_iter().map(|segment| self.segment(segment)).collect(),

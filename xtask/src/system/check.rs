@@ -30,6 +30,7 @@ pub fn check(source: Source<'_>, system: &System, errors: &mut Vec<ConfigError>)
     for channel in &system.channels {
         check_channel(source, system, channel, errors);
     }
+    super::processor::check_ports(source, system, errors);
     if let Some(test) = &system.test {
         check_same(source, system, &test.same, errors);
     }

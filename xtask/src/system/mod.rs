@@ -7,6 +7,7 @@
 pub mod assemble;
 mod check;
 pub mod document;
+pub mod processor;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use protocol::label::Label;
 use protocol::layout::{PAGE_SIZE, limit};
 use protocol::manifest::OnCrash;
+use protocol::processor::{PortRange, ProcessorPolicy};
 use toml::de::DeTable;
 
 use crate::error::codes;
@@ -56,6 +58,10 @@ pub struct VmSpec {
     pub cap_percent: u32,
     /// Security label.
     pub label: Label,
+    /// What it learns of the processor and may use of it.
+    pub processor: ProcessorPolicy,
+    /// I/O ports that it may use.
+    pub ports: Vec<Placed<PortRange>>,
     /// What happens when it dies.
     pub on_crash: OnCrash,
     /// Text for the kernel.
@@ -190,6 +196,8 @@ fn read_vm(mut table: TableReader<'_, '_>, folder: &Path) -> Option<VmSpec> {
     let label = table.table("label");
     let label =
         label.map(|label| read_label(TableReader::new(table.source(), label.value, label.place, table.errors())));
+    let processor = processor::read_cpu(&mut table);
+    let ports = processor::read_ports(&mut table);
     let on_crash = read_on_crash(&mut table);
     let command_line = table.text("command-line");
     if let Some(text) = &command_line
@@ -214,6 +222,8 @@ fn read_vm(mut table: TableReader<'_, '_>, folder: &Path) -> Option<VmSpec> {
         weight: narrow(weight, 100),
         cap_percent: narrow(cap, 0),
         label: label.unwrap_or_default(),
+        processor,
+        ports,
         on_crash,
         command_line: command_line.map(|text| text.value).unwrap_or_default(),
         modules,

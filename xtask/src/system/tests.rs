@@ -6,6 +6,7 @@ use super::document::{ConfigError, Source, parse_size};
 use super::{Artifact, System, parse};
 use crate::elf::tests::{ElfBuilder, note};
 use crate::error::codes::{self, Code};
+use protocol::processor::{FEATURES, Model, PortRange, ProcessorFeatures as F, ProcessorPolicy, TimeSource, X86_64_V3};
 
 fn read(text: &str) -> Result<System, Vec<ConfigError>> {
     let source = Source { file: "systems/x.toml", text };
@@ -83,6 +84,66 @@ fn a_test_runs_on_each_cpu_model_that_its_table_names() {
     assert_eq!(models("cpu = [\"max\", \"max,-umip\"]"), ["max", "max,-umip"]);
     assert_eq!(models("cpu = \"qemu64\""), ["qemu64"]);
     assert_eq!(models(""), ["max"]);
+}
+
+#[test]
+fn each_key_of_cpu_is_read() {
+    let policy = |line: &str| read(&format!("{TWO}{line}\n")).unwrap().vms[1].processor;
+    let default = ProcessorPolicy::default();
+    assert_eq!(policy(""), default);
+    assert_eq!(policy("cpu = \"baseline\""), default);
+    assert_eq!(policy("cpu = \"host\""), ProcessorPolicy { model: Model::Host, ..default });
+    assert_eq!(policy("cpu = {}"), default);
+    assert_eq!(policy("cpu = { cpuid = \"host\" }").model, Model::Host);
+    assert_eq!(policy("cpu = { tsc = \"coarse\" }").time, TimeSource::Coarse);
+    assert_eq!(policy("cpu = { tsc = \"native\" }"), default);
+    assert_eq!(policy("cpu = { debug = true }"), default);
+    assert_eq!(policy("cpu = { debug = false }"), ProcessorPolicy { debug_registers: false, ..default });
+    let features = policy("cpu = { features = [\"avx2\", \"-rdrand\"] }");
+    assert_eq!(features.added, F::AVX2 | F::AVX | F::XSAVE, "what it needs comes with it");
+    assert_eq!(features.removed, F::RDRAND);
+    assert_eq!(policy("cpu = { features = [\"x86-64-v3\"] }").added, X86_64_V3);
+    for info in FEATURES {
+        assert!(policy(&format!("cpu = {{ features = [\"{}\"] }}", info.name)).added.contains(info.feature));
+    }
+}
+
+#[test]
+fn a_cpu_that_cannot_be_is_refused_at_its_key() {
+    let wrong = |line: &str, code, key: &str| refused(&format!("{TWO}cpu = {line}\n"), code, 8, key);
+    wrong("\"fast\"", codes::BAD_VALUE, "vm.b.cpu");
+    wrong("3", codes::WRONG_TYPE, "vm.b.cpu");
+    wrong("{ cpuid = \"max\" }", codes::BAD_VALUE, "vm.b.cpu.cpuid");
+    wrong("{ tsc = \"fuzzy\" }", codes::BAD_VALUE, "vm.b.cpu.tsc");
+    wrong("{ debug = 1 }", codes::WRONG_TYPE, "vm.b.cpu.debug");
+    wrong("{ features = \"avx\" }", codes::WRONG_TYPE, "vm.b.cpu.features");
+    let error = wrong("{ features = [\"avx512f\"] }", codes::FEATURE, "vm.b.cpu.features");
+    assert!(error.remedy.unwrap().contains("sse4.2"));
+    wrong("{ features = [\"avx2\", \"-avx\"] }", codes::FEATURE, "vm.b.cpu");
+    wrong("{ features = [\"rdtscp\"], tsc = \"coarse\" }", codes::FEATURE, "vm.b.cpu");
+    wrong("{ tcs = \"coarse\" }", codes::UNKNOWN_KEY, "vm.b.cpu.tcs");
+}
+
+#[test]
+fn ports_are_read_and_each_has_one_owner_at_most() {
+    let ports = |line: &str| read(&format!("{TWO}ports = [{line}]\n")).unwrap().vms[1].ports.clone();
+    let ranges: Vec<PortRange> = ports("\"0x70-0x71\", \"0x2f8-0x2ff\", \"0x3e8\"").iter().map(|p| p.value).collect();
+    let range = |first, last| PortRange { first, last };
+    assert_eq!(ranges, [range(0x70, 0x71), range(0x2f8, 0x2ff), range(0x3e8, 0x3e8)]);
+    let wrong = |line: &str, code| refused(&format!("{TWO}ports = [{line}]\n"), code, 8, "vm.b.ports");
+    for text in ["70", "0x71-0x70", "0x", "0x10000", "0x70-", "", "0x70-0x71-0x72"] {
+        wrong(&format!("\"{text}\""), codes::BAD_VALUE);
+    }
+    wrong("0x70", codes::WRONG_TYPE);
+    let error = wrong("\"0x3f0-0x3f8\"", codes::PORTS);
+    assert!(error.what.contains("the console"), "{}", error.what);
+    wrong("\"0xcf8-0xcff\"", codes::PORTS);
+    wrong("\"0x70\", \"0x70-0x71\"", codes::PORTS);
+    let both = TWO.replace("kernel = \"a\"", "kernel = \"a\"\nports = [\"0x70-0x71\"]");
+    let error = refused(&format!("{both}ports = [\"0x71\"]\n"), codes::PORTS, 9, "vm.b.ports");
+    assert!(error.what.contains("`a`"), "{}", error.what);
+    let many: Vec<String> = (0..17).map(|n| format!("\"{:#x}\"", 0x1000 + n)).collect();
+    wrong(&many.join(", "), codes::TOO_MANY);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 use core::arch::asm;
 
+use hv_core::abi::native::cpuid::Controls;
 use hv_core::addr::convert::wide;
 use x86::controlregs::Cr4;
 use x86::msr::{IA32_DEBUGCTL, IA32_EFER, IA32_FMASK, IA32_LSTAR, IA32_PAT, IA32_STAR, IA32_SYSENTER_CS, IA32_TSC_AUX};
@@ -121,9 +122,43 @@ pub(crate) unsafe fn apply(features: Features, system_call: u64) {
     }
 }
 
+/// CR4 with what one VM has of it.
+fn cr4_for(cr4: u64, controls: Controls) -> u64 {
+    let bits = [(Cr4::CR4_TIME_STAMP_DISABLE, Controls::NO_TSC), (Cr4::CR4_ENABLE_FSGSBASE, Controls::FSGSBASE)];
+    bits.into_iter().fold(cr4, |cr4, (bit, control)| {
+        if controls.contains(control) { cr4 | wide(bit.bits()) } else { cr4 & !wide(bit.bits()) }
+    })
+}
+
+/// Switches on what the VM has whose vCPU is loaded next. `vcpu` is what RDTSCP and RDPID tell it.
+///
+/// What was saved under other controls must have been: XCR0 says what XSAVE saves and XRSTOR loads. AVX
+/// registers stay as they are under an XCR0 without AVX, where nothing can read them.
+pub fn load_controls(controls: Controls, vcpu: u32) {
+    let old = read_register!("cr4");
+    let new = cr4_for(old, controls);
+    if new != old {
+        // SAFETY: TSD and FSGSBASE concern ring 3 only, and ring 0 has no use for FSGSBASE's
+        // instructions; the bit is asked for only where the CPU has it (`Processor::new`).
+        unsafe { asm!("mov cr4, {}", in(reg) new, options(nomem, nostack, preserves_flags)) };
+    }
+    if old & wide(Cr4::CR4_ENABLE_OS_XSAVE.bits()) != 0 {
+        let xcr0: u64 = if controls.contains(Controls::AVX) { 0b111 } else { 0b011 };
+        // SAFETY: CR4.OSXSAVE is set; AVX is asked for only where the CPU has it (`Processor::new`).
+        // Ring 0 keeps nothing in the registers concerned (soft-float).
+        unsafe {
+            asm!("xsetbv", in("ecx") 0, in("rax") xcr0, in("rdx") 0, options(nomem, nostack, preserves_flags));
+        }
+    }
+    if controls.contains(Controls::TSC_AUX) {
+        // SAFETY: the flag says that the register exists; the hypervisor does not read it.
+        unsafe { write_msr(IA32_TSC_AUX, u64::from(vcpu)) };
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{CR4_ALWAYS, CR4_OPTIONAL, FMASK, Features, STAR, Settings, wide, xcr0};
+    use super::{CR4_ALWAYS, CR4_OPTIONAL, Controls, FMASK, Features, STAR, Settings, cr4_for, wide, xcr0};
 
     #[test]
     fn a_bit_of_cr4_is_set_exactly_when_its_feature_is_there() {
@@ -133,6 +168,19 @@ mod tests {
         }
         assert_eq!(Settings::planned(Features::empty()).cr4, wide(CR4_ALWAYS.bits()));
         assert_eq!(wide(CR4_ALWAYS.bits()), (1 << 5) | (1 << 9) | (1 << 10));
+    }
+
+    #[test]
+    fn a_vm_changes_two_bits_of_cr4_only() {
+        for cr4 in [0, u64::MAX, Settings::planned(Features::all()).cr4] {
+            for bits in 0..16 {
+                let controls = Controls::from_bits_truncate(bits);
+                let new = cr4_for(cr4, controls);
+                assert_eq!((new ^ cr4) & !(1 << 2 | 1 << 16), 0);
+                assert_eq!(new & 1 << 2 != 0, controls.contains(Controls::NO_TSC));
+                assert_eq!(new & 1 << 16 != 0, controls.contains(Controls::FSGSBASE));
+            }
+        }
     }
 
     #[test]

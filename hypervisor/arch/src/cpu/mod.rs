@@ -17,10 +17,12 @@ macro_rules! read_register {
 pub(crate) mod assertions;
 pub(crate) mod control;
 pub mod features;
+pub mod gate;
 pub(crate) mod gdt;
 
 use core::arch::asm;
 
+pub use control::load_controls;
 pub(crate) use read_register;
 
 /// Stops this CPU for good.

@@ -4,6 +4,7 @@
 use protocol::flags::MapFlags;
 use protocol::layout::{CHANNEL_STRIDE, PAGE_SIZE, PHYSMAP, limit};
 use protocol::manifest::{ChannelManifest, Manifest, OnCrash, Segment, VmManifest};
+use protocol::processor::ProcessorFeatures;
 use protocol::version::CURRENT;
 use protocol::{GuestVirt, VmId};
 
@@ -73,6 +74,8 @@ fn check_vm(vm: &VmManifest, payloads: Payloads<'_>) -> Result<(), Problem> {
     within("it has # vCPUs; # to # are possible", vm.vcpus.into(), 1, limit::VCPUS.into())?;
     within("its weight is #; # to # are possible", vm.weight.into(), 1, u32::MAX.into())?;
     within("its cap_percent is #; # to # are possible", vm.cap_percent.into(), 0, MOST_PERCENT)?;
+    let agrees = vm.processor.features(ProcessorFeatures::all()).is_ok();
+    ensure(agrees, "its processor policy adds a feature and hides it, or one that it needs", &[])?;
     let bytes = wide(vm.command_line.len());
     within("its command line has # bytes; # to # are possible", bytes, 0, limit::COMMAND_LINE.into())?;
     let is_text = vm.command_line.bytes().all(|byte| byte != 0);

@@ -1,6 +1,6 @@
 //! What each physical CPU is doing.
 
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use hv_core::addr::CpuId;
 
@@ -16,6 +16,8 @@ pub(super) struct Cpu {
     current: AtomicUsize,
     /// Bits of [`work`].
     work: AtomicU32,
+    /// The [`super::vcpu::Vcpu::controls`] that are in force.
+    controls: AtomicU64,
 }
 
 /// No vCPU is loaded.
@@ -32,7 +34,7 @@ pub(super) mod work {
 impl Cpu {
     /// A CPU that runs nothing.
     pub(super) const fn new(id: CpuId) -> Cpu {
-        Cpu { id, current: AtomicUsize::new(NONE), work: AtomicU32::new(0) }
+        Cpu { id, current: AtomicUsize::new(NONE), work: AtomicU32::new(0), controls: AtomicU64::new(u64::MAX) }
     }
 
     /// The vCPU whose registers are loaded.
@@ -44,6 +46,15 @@ impl Cpu {
     /// Notes whose registers are loaded.
     pub(super) fn set_current(&self, vcpu: Option<&Vcpu>) {
         self.current.store(vcpu.map_or(NONE, |vcpu| vcpu.index), Ordering::Relaxed);
+    }
+
+    /// Puts a vCPU's controls in force. They seldom differ from one vCPU to the next.
+    #[inline(always)]
+    pub(super) fn load_controls(&self, vcpu: &Vcpu) {
+        if self.controls.load(Ordering::Relaxed) != vcpu.controls {
+            self.controls.store(vcpu.controls, Ordering::Relaxed);
+            hv_arch::cpu::load_controls(vcpu.vm().processor.controls(), vcpu.id.0);
+        }
     }
 
     /// Asks for work before the next return to a guest. Own CPU only; others are interrupted.

@@ -1,17 +1,22 @@
 //! Entering a guest's handlers and resuming from them.
 
 use hv_arch::guest::{Registers, copy};
+use hv_core::abi::native::cpuid::Gate;
 use hv_core::abi::native::entry::{self, Mode, Upcalls};
 use hv_core::abi::native::traps;
+use hv_core::addr::convert::wide;
 use protocol::shared::{TrapFrame, vector};
 use protocol::{GuestVirt, Status};
 
 use super::cpu::Cpu;
 use super::death::{self, Cause};
+use super::machine::machine;
 use super::vcpu::Vcpu;
 
 /// Vector of a page fault.
 const PAGE_FAULT: u64 = 14;
+/// Vector of a general protection fault.
+const GENERAL_PROTECTION: u64 = 13;
 /// Vector of a debug exception.
 const DEBUG: u64 = 1;
 
@@ -38,6 +43,9 @@ pub(super) fn system_call(cpu: &Cpu, vcpu: &Vcpu, registers: &mut Registers) {
 /// Takes an exception of the guest to its kernel.
 pub(super) fn exception(cpu: &Cpu, vcpu: &Vcpu, registers: &mut Registers) {
     let number = registers.vector;
+    if number == GENERAL_PROTECTION && answers_cpuid(vcpu, registers) {
+        return;
+    }
     let address = if number == PAGE_FAULT { hv_arch::cpu::fault_address() } else { 0 };
     if number == DEBUG {
         vcpu.debug.lock().report(hv_arch::cpu::debug_status());
@@ -51,6 +59,26 @@ pub(super) fn exception(cpu: &Cpu, vcpu: &Vcpu, registers: &mut Registers) {
     if let Err(stack) = enter(vcpu, registers, handler, reason) {
         death::die(cpu, vcpu, registers, &Cause::NoStack { vector: number, stack });
     }
+}
+
+/// Answers `cpuid`, if that is what faulted, and goes on behind it.
+fn answers_cpuid(vcpu: &Vcpu, registers: &mut Registers) -> bool {
+    let (gate, mut code) = (machine().gate, [0; 2]);
+    if gate == Gate::Open || copy::read(GuestVirt(registers.rip), &mut code).is_err() {
+        return false;
+    }
+    if !gate.explains(registers.error_code, code) {
+        return false;
+    }
+    // The instruction takes the lower halves and clears the upper ones.
+    let [leaf, subleaf] = [registers.rax, registers.rcx].map(|register| u32::try_from(register & 0xffff_ffff));
+    let answer = vcpu.vm().processor.answer(leaf.unwrap_or(0), subleaf.unwrap_or(0));
+    registers.rax = answer.eax.into();
+    registers.rbx = answer.ebx.into();
+    registers.rcx = answer.ecx.into();
+    registers.rdx = answer.edx.into();
+    registers.rip = registers.rip.wrapping_add(wide(code.len()));
+    true
 }
 
 /// Delivers pending events, if the guest takes them now.

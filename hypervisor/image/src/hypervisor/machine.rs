@@ -6,6 +6,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use hv_arch::guest::fpu;
 use hv_arch::mmu::{self, direct::DirectMap};
+use hv_core::abi::native::cpuid::{Gate, Processor};
 use hv_core::addr::{CpuId, Mfn};
 use hv_core::event::PortTable;
 use hv_core::frame::FrameTable;
@@ -43,8 +44,8 @@ pub(super) struct Machine {
     pub(super) clock: Clock,
     /// How floating-point state is kept.
     pub(super) fpu: fpu::Method,
-    /// What the machine offers to guests.
-    pub(super) features: Features,
+    /// How `cpuid` is kept from guests.
+    pub(super) gate: Gate,
     /// The root that is loaded while no guest is.
     pub(super) root: Mfn,
     /// The hypervisor's slots of every root.
@@ -111,6 +112,12 @@ impl Machine {
 pub(super) struct Vm {
     /// Its number.
     pub(super) id: VmId,
+    /// The processor that it sees.
+    pub(super) processor: Processor,
+    /// What it is offered.
+    pub(super) features: Features,
+    /// Whether it has debug registers.
+    pub(super) has_debug_registers: bool,
     /// Index of its first vCPU among all.
     pub(super) first_vcpu: usize,
     /// How many it has.

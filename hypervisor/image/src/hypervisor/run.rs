@@ -153,6 +153,7 @@ fn leave(cpu: &Cpu, vcpu: &Vcpu, saved: &mut Saved, registers: &Registers) {
 /// Loads a vCPU.
 fn enter(cpu: &Cpu, vcpu: &'static Vcpu, registers: &mut Registers) {
     vcpu.vm().enter(cpu.id);
+    cpu.load_controls(vcpu);
     vcpu.load(registers);
     vcpu.set_presence(Presence::Running(cpu.id));
     cpu.set_current(Some(vcpu));

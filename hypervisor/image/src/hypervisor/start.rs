@@ -6,10 +6,12 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use hv_arch::boot::{self, BootInfo};
 use hv_arch::cpu::features::Features;
+use hv_arch::cpu::gate;
 use hv_arch::guest::{Registers, fpu};
 use hv_arch::io::{Serial, serial};
 use hv_arch::irq::{io_apic, local_apic, pic, timer, vector};
 use hv_arch::{heap, local, mmu, time};
+use hv_core::abi::native::cpuid::{self, Gate, Processor};
 use hv_core::abi::native::entry::Upcalls;
 use hv_core::addr::{CpuId, MAX_CPUS, Mfn};
 use hv_core::console::Console;
@@ -37,13 +39,13 @@ use super::vcpu::Vcpu;
 pub(super) fn main(boot: &'static BootInfo) -> ! {
     let features = check_cpu();
     // First of all: the final tables use what it turns on.
-    bring_up(CpuId(0), features);
+    let gate = bring_up(CpuId(0), features);
     let memory = memory::set_up(boot);
     let image = load_image(boot);
     pic::silence();
     let apic_clock = time::learn().unwrap_or_else(|error| boot::refuse(error));
     timer::start(features, apic_clock);
-    let machine = set_up(boot, features, apic_clock, memory, image);
+    let machine = set_up(boot, (features, gate), apic_clock, memory, image);
     build_all(machine);
     start_processors(boot, machine);
     route_serial(boot);
@@ -60,12 +62,13 @@ fn check_cpu() -> Features {
 }
 
 /// Loads this CPU's own state and checks it as the hardware reports it.
-fn bring_up(cpu: CpuId, features: Features) {
+fn bring_up(cpu: CpuId, features: Features) -> Gate {
     if let Err(violated) = local::bring_up(cpu, features) {
         boot::refuse(format_args!("start-up check failed on CPU {}: {violated}", cpu.0));
     }
     local_apic::enable(features);
     local::set_apic_id(cpu, local_apic::id());
+    gate::close()
 }
 
 /// Checks the system image and its policy.
@@ -86,7 +89,7 @@ fn load_image(boot: &'static BootInfo) -> &'static SystemImage<'static> {
 /// Makes the machine out of its parts.
 fn set_up(
     boot: &BootInfo,
-    features: Features,
+    (features, gate): (Features, Gate),
     apic_clock: &time::Clock,
     memory: Memory,
     image: &'static SystemImage<'static>,
@@ -108,12 +111,14 @@ fn set_up(
     let ends: Vec<&'static [ChannelEnd<'static>]> =
         (0..vm_count).map(|vm| channel_ends(manifest, &regions, vm)).collect();
     let mut vcpus = Vec::new();
+    let machine = cpuid::Machine::learn(hv_arch::cpu::ask_cpuid);
+    let ground = Ground { manifest, clock, machine, offered: guest_features(features, gate) };
     let vms = manifest
         .vms
         .iter()
         .zip(0..)
         .zip(&ends)
-        .map(|((entry, number), ends)| make_vm(entry, number, ends, manifest, &mut vcpus, clock))
+        .map(|((entry, number), ends)| make_vm(entry, number, ends, &mut vcpus, &ground))
         .collect();
     machine::install(Machine {
         frames: memory.frames,
@@ -124,7 +129,7 @@ fn set_up(
         line: Lock::new(Line::new(Console::new(vm_count), Serial::start())),
         clock: super::clock::Clock(clock),
         fpu: if features.contains(Features::XSAVE) { fpu::Method::Xsave } else { fpu::Method::Fxsave },
-        features: guest_features(features),
+        gate,
         root: memory.root,
         slots,
         image,
@@ -135,18 +140,24 @@ fn set_up(
     })
 }
 
+/// What all VMs are made with.
+struct Ground<'a> {
+    manifest: &'a Manifest,
+    clock: Clock,
+    machine: cpuid::Machine,
+    offered: flags::Features,
+}
+
 /// What guests can use.
-fn guest_features(features: Features) -> flags::Features {
+fn guest_features(features: Features, gate: Gate) -> flags::Features {
     let pairs = [
         (Features::FSGSBASE, flags::Features::FSGSBASE),
         (Features::UMIP, flags::Features::UMIP),
         (Features::AVX, flags::Features::AVX),
         (Features::XSAVE, flags::Features::XSAVE),
     ];
-    pairs
-        .into_iter()
-        .filter(|(here, _)| features.contains(*here))
-        .fold(flags::Features::empty(), |all, (_, offered)| all | offered)
+    let answered = if gate == Gate::Open { flags::Features::empty() } else { flags::Features::CPUID };
+    pairs.into_iter().filter(|(here, _)| features.contains(*here)).fold(answered, |all, (_, offered)| all | offered)
 }
 
 /// The channel ends of a VM, in the order of the manifest.
@@ -170,32 +181,38 @@ fn peer_index(manifest: &Manifest, name: &str, peer: u32) -> u32 {
 }
 
 /// Makes a VM that has no memory yet, and its vCPUs.
-fn make_vm(
-    entry: &VmManifest,
-    number: u32,
-    ends: &[ChannelEnd<'_>],
-    manifest: &Manifest,
-    vcpus: &mut Vec<Vcpu>,
-    clock: Clock,
-) -> Vm {
+fn make_vm(entry: &VmManifest, number: u32, ends: &[ChannelEnd<'_>], vcpus: &mut Vec<Vcpu>, ground: &Ground<'_>) -> Vm {
+    let processor = Processor::new(&entry.processor, &ground.machine).unwrap_or_else(|missing| {
+        let name = missing.first_name();
+        boot::refuse(format_args!(
+            "VM {} cannot run here: its policy asks for {name}, which this CPU does not have",
+            entry.name
+        ));
+    });
     let first_vcpu = vcpus.len();
     let index = usize::try_from(number).unwrap_or(0);
     for vcpu in 0..entry.vcpus {
-        vcpus.push(Vcpu::new(vcpus.len(), index, VcpuId(vcpu)));
+        vcpus.push(Vcpu::new(vcpus.len(), index, VcpuId(vcpu), processor.controls()));
     }
     let channels: Vec<event::ChannelEnd> = ends
         .iter()
-        .map(|end| event::ChannelEnd { peer: end.peer, peer_channel: peer_index(manifest, end.name, end.peer.0) })
+        .map(|end| event::ChannelEnd {
+            peer: end.peer,
+            peer_channel: peer_index(ground.manifest, end.name, end.peer.0),
+        })
         .collect();
     let restarts = if let OnCrash::Restart(times) = entry.on_crash { times } else { 0 };
     Vm {
         id: VmId(number),
+        processor,
+        features: processor.offered(ground.offered),
+        has_debug_registers: entry.processor.debug_registers,
         first_vcpu,
         vcpu_count: vcpus.len().saturating_sub(first_vcpu),
         memory: Lock::new(None),
         ports: Lock::new(PortTable::new(VmId(number), entry.vcpus, &channels)),
         grants: Lock::new(GrantTable::new(VmId(number))),
-        clock: Lock::new(VmClock::starting_at(clock, hv_arch::cpu::read_tsc())),
+        clock: Lock::new(VmClock::starting_at(ground.clock, hv_arch::cpu::read_tsc())),
         cpus: AtomicU64::new(0),
         life: Lock::new(Life::Live),
         restarts_left: AtomicU32::new(restarts),
@@ -243,7 +260,7 @@ pub(super) fn builder(
             image: image.bytes(),
             channels,
             slots: *slots,
-            features: machine().features.bits(),
+            features: vm.features.bits(),
             origin,
         },
     )
@@ -337,6 +354,10 @@ fn announce(boot: &BootInfo, machine: &Machine) {
         boot.data.protocol,
         machine.image.manifest().name,
         machine.vms.len()
+    ));
+    line.say(format_args!(
+        "the cpuid instruction {} in guests",
+        if machine.gate == Gate::Open { "shows the machine" } else { "is answered by policy" }
     ));
     line.record(&Record::Started(Started { cpus, time_ns }));
 }

@@ -9,6 +9,7 @@ use hv_arch::guest::fpu;
 use hv_arch::guest::page::SharedPage;
 use hv_arch::guest::segments::{self, Selectors};
 use hv_arch::mmu;
+use hv_core::abi::native::cpuid::Controls;
 use hv_core::abi::native::debug::DebugRegisters;
 use hv_core::abi::native::entry::Mode;
 use hv_core::abi::native::traps::HANDLERS;
@@ -46,6 +47,8 @@ pub(super) struct Vcpu {
     pub(super) vm: usize,
     /// Its number in the VM.
     pub(super) id: VcpuId,
+    /// What its VM's [`Controls`] and its number make: equal for vCPUs that need no change between them.
+    pub(super) controls: u64,
     page: Cell,
     /// 0 for kernel mode, 1 for user mode.
     user_mode: Cell,
@@ -90,11 +93,12 @@ impl Saved {
 
 impl Vcpu {
     /// A stopped vCPU.
-    pub(super) fn new(index: usize, vm: usize, id: VcpuId) -> Vcpu {
+    pub(super) fn new(index: usize, vm: usize, id: VcpuId, controls: Controls) -> Vcpu {
         Vcpu {
             index,
             vm,
             id,
+            controls: u64::from(controls.bits()) << 32 | u64::from(id.0),
             page: Cell::new(0),
             user_mode: Cell::new(0),
             roots: [const { Cell::new(0) }; 2],

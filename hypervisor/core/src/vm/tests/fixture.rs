@@ -7,6 +7,7 @@ use protocol::label::Label;
 use protocol::layout::{KERNEL_IMAGE, PAGE_SIZE};
 use protocol::manifest::{ChannelManifest, Manifest, Module, OnCrash, Segment, VmManifest};
 use protocol::policy::Policy;
+use protocol::processor::ProcessorPolicy;
 use protocol::version::CURRENT;
 use sha2::{Digest, Sha256};
 use zerocopy::{FromBytes, IntoBytes};
@@ -28,6 +29,8 @@ pub(super) fn demo_manifest() -> Manifest {
         vcpus: 2,
         weight: 100,
         cap_percent: 0,
+        processor: ProcessorPolicy::default(),
+        ports: Vec::new(),
         on_crash: OnCrash::Restart(3),
         command_line: "fast=1".into(),
         segments: vec![

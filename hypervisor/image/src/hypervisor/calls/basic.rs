@@ -17,7 +17,7 @@ use crate::hypervisor::machine::machine;
 pub(super) fn info(caller: &mut Caller<'_>, call: Info) -> Result<u64, Refusal> {
     Ok(match call.topic {
         InfoTopic::Version => version::CURRENT.packed(),
-        InfoTopic::Features => machine().features.bits(),
+        InfoTopic::Features => caller.vm().features.bits(),
         InfoTopic::OwnVm => u64::from(caller.vm().id.0),
         InfoTopic::OwnVcpu => u64::from(caller.vcpu.id.0),
         InfoTopic::VcpuCount => wide(caller.vm().vcpu_count),

@@ -1,7 +1,7 @@
 //! Handlers, frames, segment bases, debug registers, cpuid: what concerns only the calling vCPU.
 
 use hv_arch::guest::{copy, segments};
-use hv_core::abi::native::{cpuid as policy, traps};
+use hv_core::abi::native::traps;
 use hv_core::addr::convert::wide;
 use protocol::call::{
     Cpuid, DebugRegisterGet, DebugRegisterSet, EntryPointsSet, Pair, Resume, SegmentBaseGet, SegmentBaseSet,
@@ -82,7 +82,13 @@ pub(super) fn segment_base_get(caller: &mut Caller<'_>, call: SegmentBaseGet) ->
     Ok(Pair(0, base))
 }
 
+/// Whether the VM has debug registers.
+fn may_debug(caller: &Caller<'_>) -> Result<(), Status> {
+    if caller.vm().has_debug_registers { Ok(()) } else { Err(Status::NotPermitted) }
+}
+
 pub(super) fn debug_register_set(caller: &mut Caller<'_>, call: DebugRegisterSet) -> Result<(), Refusal> {
+    may_debug(caller)?;
     let mut registers = *caller.vcpu.debug.lock();
     registers.set(call.index, call.value)?;
     caller.vcpu.set_debug(registers);
@@ -92,12 +98,13 @@ pub(super) fn debug_register_set(caller: &mut Caller<'_>, call: DebugRegisterSet
 }
 
 pub(super) fn debug_register_get(caller: &mut Caller<'_>, call: DebugRegisterGet) -> Result<Pair, Refusal> {
+    may_debug(caller)?;
     let value = caller.vcpu.debug.lock().get(call.index)?;
     Ok(Pair(0, value))
 }
 
-pub(super) fn cpuid(_caller: &mut Caller<'_>, call: Cpuid) -> Result<(), Refusal> {
-    let answer = policy::answer(call.leaf, call.subleaf, hv_arch::cpu::ask_cpuid);
+pub(super) fn cpuid(caller: &mut Caller<'_>, call: Cpuid) -> Result<(), Refusal> {
+    let answer = caller.vm().processor.answer(call.leaf, call.subleaf);
     copy::write_value(call.result, &answer)?;
     Ok(())
 }
