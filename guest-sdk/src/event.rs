@@ -32,7 +32,33 @@ pub enum MaskState {
     Unmasked,
 }
 
+/// Whether events are held back on this vCPU: what the interrupt flag in `pushf` tells on bare
+/// hardware. The real flag is always 1 in a guest and tells nothing.
+#[must_use]
+pub fn state() -> MaskState {
+    match Vcpu::current().page().events_masked.load(Ordering::Relaxed) {
+        0 => MaskState::Unmasked,
+        _ => MaskState::Masked,
+    }
+}
+
+/// Whether an event waits to be taken by this vCPU. While events are masked, nothing else tells.
+#[must_use]
+pub fn is_pending() -> bool {
+    Vcpu::current().page().events_pending.load(Ordering::Acquire) != 0
+}
+
 /// Holds events back on this vCPU; returns what was before, for [`restore`].
+///
+/// Where a kernel has `pushf; cli` and later `popf`:
+/// ```no_run
+/// use guest_sdk::event;
+///
+/// let before = event::mask();
+/// // what no event handler may interrupt
+/// event::restore(before);
+/// ```
+/// [`without_events`] and [`masked`] do the same and cannot forget the second half.
 #[inline]
 pub fn mask() -> MaskState {
     let page = Vcpu::current().page();
@@ -59,11 +85,15 @@ pub fn unmask() {
     }
 }
 
-/// Makes the mask what it was.
+/// Makes the mask what it was, in either direction; events that came meanwhile are handled first when
+/// that unmasks.
 #[inline]
 pub fn restore(before: MaskState) {
-    if before == MaskState::Unmasked {
-        unmask();
+    match before {
+        MaskState::Masked => {
+            mask();
+        }
+        MaskState::Unmasked => unmask(),
     }
 }
 
@@ -240,7 +270,7 @@ impl Drop for Event {
 
 #[cfg(test)]
 mod tests {
-    use super::{Event, HANDLERS, MaskState, dispatch, mask, restore, unmask};
+    use super::{Event, HANDLERS, MaskState, dispatch, is_pending, mask, restore, state, unmask};
     use crate::raw::vcpu::Vcpu;
     use core::sync::atomic::{AtomicU32, Ordering};
     use protocol::Port;
@@ -260,13 +290,18 @@ mod tests {
         let event = Event { port: Port(70) };
 
         assert_eq!(mask(), MaskState::Masked);
+        assert!(!is_pending());
         happen(70);
-        assert!(!event.take());
+        assert!(is_pending() && !event.take());
         unmask();
         assert_eq!(CALLS.load(Ordering::SeqCst), 70);
         assert!(event.take());
         assert!(!event.take());
         assert_eq!(mask(), MaskState::Unmasked);
+        restore(MaskState::Unmasked);
+        assert_eq!(state(), MaskState::Unmasked);
+        restore(MaskState::Masked);
+        assert_eq!(state(), MaskState::Masked);
 
         page.masked[1].store(1 << 6, Ordering::SeqCst);
         happen(70);

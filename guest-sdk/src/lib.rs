@@ -16,7 +16,8 @@
 //! * [`entry!`] gives `_start`, the ABI note, the panic handler and the heap; `entry!(bare main)`
 //!   only the first two, for kernels that bring their own.
 //! * [`console`], [`time`], [`event`], [`timer`], [`trap`], [`user`], [`smp`], [`channel`] and
-//!   [`grant`] are safe code over it and need no heap.
+//!   [`grant`] are safe code over it and need no heap; so are [`control`], [`cpuid`], [`debug`] and
+//!   [`segment`], which stand for instructions that do not tell a guest the truth (`docs/porting.md`).
 //! * With the feature `alloc` (default): the heap, [`space::Space`], [`smp::spawn`] and the
 //!   [`executor`]. With `log` (default): the defmt logger.
 #![cfg_attr(not(test), no_std)]
@@ -31,6 +32,9 @@ pub use zerocopy;
 
 pub mod channel;
 pub mod console;
+pub mod control;
+pub mod cpuid;
+pub mod debug;
 pub mod event;
 #[cfg(feature = "alloc")]
 pub mod executor;
@@ -52,5 +56,5 @@ pub mod verdict;
 
 pub use protocol::{Gfn, GrantRef, GuestVirt, Nanos, Port, SpaceId, Status, VcpuId, VmId};
 pub use raw::trap::TrapContext;
-pub use raw::{call, frame};
+pub use raw::{call, frame, segment};
 pub use start::StartInfo;

@@ -1,4 +1,13 @@
 //! Segment bases of user mode, which kernel code does not use itself.
+//!
+//! ```no_run
+//! use guest_sdk::protocol::flags::SegmentBase;
+//! use guest_sdk::segment;
+//!
+//! // Where a kernel writes the register `IA32_FS_BASE`, or executes `wrfsbase`.
+//! segment::set(SegmentBase::Fs, 0x7000_0000_1000).unwrap();
+//! assert_eq!(segment::get(SegmentBase::Fs), Ok(0x7000_0000_1000));
+//! ```
 
 use protocol::Status;
 use protocol::flags::SegmentBase;
@@ -15,6 +24,14 @@ pub fn set(base: SegmentBase, address: u64) -> Result<(), Status> {
         // SAFETY: code of the kernel uses neither base.
         SegmentBase::Fs | SegmentBase::UserGs => unsafe { call::segment_base_set(base, address) },
     }
+}
+
+/// Reads a segment base, also one that the program changed without a call.
+///
+/// # Errors
+/// None in practice.
+pub fn get(base: SegmentBase) -> Result<u64, Status> {
+    call::segment_base_get(base).map(|reply| reply.1)
 }
 
 /// Sets the FS base by an instruction; only for `FSGSBASE`, which the caller has seen offered.

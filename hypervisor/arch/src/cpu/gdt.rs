@@ -51,8 +51,9 @@ impl TaskState {
         TaskState(Once::new())
     }
 
-    /// Loads the table and this task state on this CPU, with all segment registers. The stacks are
-    /// those that the CPU itself switches to: for traps from ring 3, and interrupt stacks 1 to 4.
+    /// Loads the table and this task state on this CPU, with all segment registers, and no local
+    /// table: after a reset its register shows 64 KiB at address 0, where a guest could lay gates into
+    /// ring 0 (Intel SDM volume 3, table 9-1). The stacks are those that the CPU itself switches to: for traps from ring 3, and interrupt stacks 1 to 4.
     /// The bases of FS and GS are 0 afterwards.
     ///
     /// # Safety
@@ -88,6 +89,7 @@ impl TaskState {
                 "mov es, {null:e}",
                 "mov fs, {null:e}",
                 "mov gs, {null:e}",
+                "lldt {null:x}",
                 "ltr {task:x}",
                 pointer = in(reg) &raw const pointer,
                 code = const RING0_CODE,
