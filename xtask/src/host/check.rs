@@ -67,6 +67,7 @@ pub fn all() -> Vec<Finding> {
         let place = find(name).map(|path| path.display().to_string());
         findings.push(optional(name, place, needed_by, package));
     }
+    findings.push(miri());
     for (what, path, needed_by, package) in FILES {
         let place = Path::new(path).exists().then(|| path.to_owned());
         findings.push(optional(what, place, needed_by, package));
@@ -122,6 +123,18 @@ fn emulator() -> Finding {
             Some(line) => format!("{path}: {line}"),
             None => format!("{path} does not start"),
         },
+    }
+}
+
+/// The interpreter that finds undefined behaviour in tests.
+fn miri() -> Finding {
+    let present = fetch::has_miri();
+    Finding {
+        what: "Miri",
+        state: if present { State::Good } else { State::Optional },
+        code: (!present).then_some(codes::TOOL_MISSING.id),
+        detail: (if present { fetch::NIGHTLY } else { "needed for the tests unit/miri-*, which fetch it" }).to_owned(),
+        command: (!present).then(fetch::miri_command),
     }
 }
 

@@ -36,6 +36,44 @@ pub fn ensure_target() -> Result<(), Failure> {
     Err(missing(codes::TARGET_MISSING, "it could not be added"))
 }
 
+/// The toolchain that has Miri. Nothing else is built with it.
+pub const NIGHTLY: &str = "nightly";
+/// What Miri consists of.
+const MIRI: [&str; 2] = ["miri", "rust-src"];
+
+/// Whether Miri and the sources that it interprets are there.
+pub fn has_miri() -> bool {
+    let listed =
+        super::output(Command::new("rustup").args(["component", "list", "--toolchain", NIGHTLY, "--installed"]));
+    let listed = listed.unwrap_or_default();
+    MIRI.iter().all(|component| listed.lines().any(|line| line.starts_with(component)))
+}
+
+/// The command that installs Miri: components for a nightly toolchain that is there, or all of it.
+pub fn miri_command() -> String {
+    let has_nightly = super::output(Command::new("rustup").args(["run", NIGHTLY, "rustc", "--version"])).is_some();
+    if has_nightly {
+        format!("rustup component add --toolchain {NIGHTLY} {}", MIRI.join(" "))
+    } else {
+        format!("rustup toolchain install {NIGHTLY} --profile minimal -c {}", MIRI.join(" -c "))
+    }
+}
+
+/// Installs Miri, if it is missing. Says why it cannot be had.
+pub fn ensure_miri() -> Result<(), String> {
+    if has_miri() {
+        return Ok(());
+    }
+    let command = miri_command();
+    say(&format!("Miri is missing: {command}"));
+    let mut words = command.split(' ');
+    let installed = Command::new(words.next().unwrap_or_default()).args(words).stdin(Stdio::null()).status();
+    if installed.is_ok_and(|status| status.success()) && has_miri() {
+        return Ok(());
+    }
+    Err(format!("Miri is not here, and this did not get it: {command}"))
+}
+
 /// Installs packages of Debian or Ubuntu, if we may, for the programs that are missing.
 pub fn ensure_programs(wanted: &[(&str, &str)]) -> Result<(), Failure> {
     let lacking: Vec<&(&str, &str)> = wanted.iter().filter(|(program, _)| find(program).is_none()).collect();

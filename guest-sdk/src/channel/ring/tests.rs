@@ -1,3 +1,4 @@
+use core::cell::UnsafeCell;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
 
@@ -7,22 +8,28 @@ use super::{HEADER, Moved, Receiver, Sender};
 use crate::channel::ChannelError;
 use crate::raw::region::Region;
 
-/// Memory for a ring of 64 bytes, and regions over it for both ends.
-struct Memory(Box<[u64]>);
+/// Words of a ring of 64 bytes, and some that are left over.
+const WORDS: usize = (HEADER + 64 + 24) / 8;
+
+/// Memory for a ring, and regions over it for both ends.
+struct Memory(Box<UnsafeCell<[u64; WORDS]>>);
 
 impl Memory {
     fn new() -> Memory {
-        Memory(vec![0; (HEADER + 64 + 24) / 8].into_boxed_slice())
+        Memory(Box::new(UnsafeCell::new([0; WORDS])))
+    }
+
+    fn base(&self) -> NonNull<u8> {
+        NonNull::new(self.0.get().cast::<u8>()).unwrap()
     }
 
     #[expect(unsafe_code, reason = "a region of test memory")]
-    fn region(&mut self) -> Region {
-        let base = NonNull::new(self.0.as_mut_ptr().cast::<u8>()).unwrap();
+    fn region(&self) -> Region {
         // SAFETY: the box outlives the ends of each test, which touch it only through regions.
-        unsafe { Region::new(base, self.0.len() * 8) }
+        unsafe { Region::new(self.base(), WORDS * 8) }
     }
 
-    fn ends(&mut self) -> (Sender, Receiver) {
+    fn ends(&self) -> (Sender, Receiver) {
         (Sender::new(self.region()).unwrap(), Receiver::new(self.region()).unwrap())
     }
 }
@@ -36,7 +43,7 @@ fn receive(receiver: &mut Receiver, count: usize) -> Vec<u8> {
 
 #[test]
 fn bytes_come_out_in_order_and_once() {
-    let mut memory = Memory::new();
+    let memory = Memory::new();
     let (mut sender, mut receiver) = memory.ends();
     assert_eq!(sender.send(b"abc").unwrap().bytes, 3);
     assert_eq!(receive(&mut receiver, 2), b"ab");
@@ -46,7 +53,7 @@ fn bytes_come_out_in_order_and_once() {
 
 #[test]
 fn a_full_ring_takes_only_what_fits() {
-    let mut memory = Memory::new();
+    let memory = Memory::new();
     let (mut sender, mut receiver) = memory.ends();
     assert_eq!(sender.send(&[7; 100]).unwrap().bytes, 64);
     assert_eq!(sender.send(&[7; 1]).unwrap(), Moved { bytes: 0, peer_waits: false });
@@ -56,7 +63,7 @@ fn a_full_ring_takes_only_what_fits() {
 
 #[test]
 fn a_waiting_peer_is_told() {
-    let mut memory = Memory::new();
+    let memory = Memory::new();
     let (mut sender, mut receiver) = memory.ends();
     receiver.ring.receiver_waits().unwrap().store(1, Ordering::SeqCst);
     assert!(sender.send(b"x").unwrap().peer_waits);
@@ -68,7 +75,7 @@ fn a_waiting_peer_is_told() {
 #[test]
 fn an_impossible_index_of_the_peer_breaks_the_ring_and_copies_nothing() {
     for lie in [65, 1 << 31, u32::MAX - 64] {
-        let mut memory = Memory::new();
+        let memory = Memory::new();
         let (mut sender, mut receiver) = memory.ends();
         sender.ring.produced().unwrap().store(lie, Ordering::SeqCst);
         let mut bytes = [0xaa; 8];
@@ -84,7 +91,7 @@ fn an_impossible_index_of_the_peer_breaks_the_ring_and_copies_nothing() {
 
 #[test]
 fn own_indices_are_never_read_back() {
-    let mut memory = Memory::new();
+    let memory = Memory::new();
     let (mut sender, mut receiver) = memory.ends();
     sender.send(b"abcd").unwrap();
     receive(&mut receiver, 2);
@@ -94,22 +101,27 @@ fn own_indices_are_never_read_back() {
 
 #[test]
 fn a_region_without_room_is_no_ring() {
-    let mut memory = Memory::new();
-    let base = NonNull::new(memory.0.as_mut_ptr().cast::<u8>()).unwrap();
+    let memory = Memory::new();
     #[expect(unsafe_code, reason = "a region of test memory")]
     // SAFETY: within the test's memory.
-    let region = unsafe { Region::new(base, HEADER) };
+    let region = unsafe { Region::new(memory.base(), HEADER) };
     assert!(Sender::new(region).is_none());
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: if cfg!(miri) { 8 } else { 256 },
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
     /// Against a queue, across the end of the ring and of the indices.
     #[test]
     fn a_ring_is_a_bounded_queue(
         start in prop_oneof![Just(0_u32), Just(u32::MAX - 40), any::<u32>()],
         steps in prop::collection::vec((any::<bool>(), 0_usize..90), 1..60),
     ) {
-        let mut memory = Memory::new();
+        let memory = Memory::new();
         let (sender, _) = memory.ends();
         sender.ring.produced().unwrap().store(start, Ordering::SeqCst);
         sender.ring.consumed().unwrap().store(start, Ordering::SeqCst);

@@ -155,6 +155,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "the interpreter has no CPUID")]
     fn detection_on_the_host_finds_long_mode_basics() {
         assert!(Features::detect().contains(Features::SSE | Features::TSC));
     }

@@ -183,6 +183,7 @@ fn a_sequence_may_come_in_pieces() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
 fn a_full_console_takes_nothing_and_loses_nothing() {
     let mut console = console();
     let text: String = (0..3_000).map(|line| format!("{line}\n")).collect();
@@ -203,6 +204,7 @@ fn a_full_console_takes_nothing_and_loses_nothing() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
 fn one_that_writes_without_end_delays_others_by_its_budget_and_makes_them_lose_nothing() {
     let mut console = console();
     let (flood, mut shown, mut longest) = ("x".repeat(200) + "\n", String::new(), 0);
@@ -226,6 +228,7 @@ fn one_that_writes_without_end_delays_others_by_its_budget_and_makes_them_lose_n
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
 fn the_queue_never_grows() {
     let mut console = console();
     let before = console.queue.capacity();
@@ -273,6 +276,7 @@ fn a_record_is_postcard_in_base64() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
 fn a_log_record_reads_as_what_it_was_made_of() {
     let mut console = console();
     for (source, time_ns, sequence, length) in
@@ -287,6 +291,7 @@ fn a_log_record_reads_as_what_it_was_made_of() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
 fn a_record_that_does_not_fit_is_lost_whole_and_counted() {
     let mut console = console();
     let frame = [0xaa; 1000];
@@ -303,6 +308,7 @@ fn a_record_that_does_not_fit_is_lost_whole_and_counted() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
 fn own_lines_are_cut_cleaned_and_lost_whole() {
     let mut console = console();
     assert!(console.line(format_args!("a\nb\x1b[2J{}", "z".repeat(1000))));
@@ -315,6 +321,7 @@ fn own_lines_are_cut_cleaned_and_lost_whole() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
 fn a_vm_that_ends_leaves_its_last_words_even_when_its_share_is_full() {
     let mut console = console();
     while console.write(B, b"words\n") == 6 {}
@@ -514,6 +521,7 @@ fn split<'a>(text: &'a [u8], mark: &[u8]) -> Vec<&'a [u8]> {
 
 proptest! {
     #[test]
+    #[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
     fn any_bytes_give_lines_with_an_honest_prefix_and_no_command_but_colour(
         steps in prop::collection::vec(
             step(prop::collection::vec(
@@ -556,6 +564,7 @@ proptest! {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
     fn every_complete_line_appears_once_and_in_order(
         steps in prop::collection::vec(
             // Complete lines end in a full stop, so that no part of one looks like another.

@@ -33,6 +33,7 @@ fn raise(vcpu: VcpuId, port: Port) -> Raise {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
 fn ports_end_at_the_quota_and_come_back_when_closed() {
     let mut table = table();
     for number in 0..limit::PORTS {
@@ -309,6 +310,7 @@ impl Model {
 
 proptest! {
     #[test]
+    #[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
     fn every_event_is_seen_exactly_once(steps in prop::collection::vec(step(), 1..200)) {
         let (mut table, mut model, mut pages) = (table(), Model::default(), Pages::default());
         for step in &steps {

@@ -147,6 +147,7 @@ fn a_memory_map_with_too_many_regions_is_refused() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
 fn the_free_low_page_avoids_reserved_memory_and_the_module() {
     let mut data = BootData::new("test");
     assert_eq!(data.free_low_page(), None);
@@ -410,6 +411,7 @@ fn seal_acpi(mut memory: Memory) -> Memory {
 
 proptest! {
     #[test]
+    #[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
     fn no_bytes_make_a_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512), at in 0_u64..600) {
         let memory = Memory(bytes);
         let _ = pvh::parse(&memory, Phys(at));
@@ -418,6 +420,7 @@ proptest! {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
     fn damaged_structures_are_survived(
         changes in proptest::collection::vec((0x800_usize..0x1400, any::<u8>()), 1..12),
     ) {
@@ -429,6 +432,7 @@ proptest! {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
     fn damaged_tables_with_right_sums_are_survived(
         changes in proptest::collection::vec((0x100_usize..0x360, any::<u8>()), 1..12),
     ) {

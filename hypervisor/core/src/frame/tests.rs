@@ -147,6 +147,7 @@ fn nobody_changes_what_belongs_to_another_or_is_of_another_kind_or_no_frame() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
 fn every_owner_and_kind_has_a_record_of_its_own() {
     let vms = (0..protocol::layout::limit::VMS).map(|vm| Some(VmId(vm)));
     let mut seen = std::collections::HashSet::new();

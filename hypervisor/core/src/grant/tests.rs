@@ -62,6 +62,7 @@ fn a_grant_to_oneself_or_without_the_right_permit_is_refused() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
 fn grants_end_at_the_quota() {
     let mut table = GrantTable::new(OWNER);
     let create = |table: &mut GrantTable| {
@@ -176,6 +177,7 @@ fn a_map_that_a_revoke_overtakes_is_told_to_take_the_page_out() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
 fn a_stale_reference_names_no_later_grant() {
     let mut table = GrantTable::new(OWNER);
     let mut seen = std::collections::BTreeSet::new();
@@ -396,6 +398,7 @@ impl Pair {
 
 proptest! {
     #[test]
+    #[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
     fn grants_agree_with_a_naive_model(steps in prop::collection::vec(step(), 1..200)) {
         let mut pair = Pair {
             table: GrantTable::new(OWNER),

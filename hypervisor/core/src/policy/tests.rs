@@ -81,6 +81,7 @@ fn flows(operation: Operation) -> Option<(bool, bool)> {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
 fn every_decision_on_a_small_lattice_is_that_of_the_table() {
     for subject in lattice([3, 2], [4, 4]) {
         for object in lattice([3, 2], [4, 4]) {

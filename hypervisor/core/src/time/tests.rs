@@ -65,6 +65,7 @@ fn a_deadline_that_has_come_is_now() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
 fn the_rounding_of_two_clocks_never_lets_a_vm_wake_early() {
     let clock = Clock::new(Scale::new(2_893_202_000).unwrap(), 0);
     for start in 0..60 {
@@ -88,6 +89,7 @@ fn a_counter_behind_the_base_reads_zero() {
 
 proptest! {
     #[test]
+    #[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
     fn time_never_goes_back(rate in 0..RATES.len(), ticks in 0..u64::MAX, more in 0..u64::MAX) {
         let scale = Scale::new(RATES[rate]).unwrap();
         let later = ticks.saturating_add(more);
@@ -96,6 +98,7 @@ proptest! {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
     fn a_deadline_is_never_early_and_hardly_late(
         rate in 0..RATES.len(),
         now in 0..1_u64 << 50,
@@ -110,6 +113,7 @@ proptest! {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
     fn a_vm_sees_its_deadline_passed_when_the_machine_does(
         rate in 0..RATES.len(),
         start in 0..1_u64 << 50,

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use super::{Case, Verdict};
 use crate::build::TARGET;
 use crate::error::{Context, Failure};
+use crate::host::fetch;
 use crate::{cmd, tree};
 
 /// Suites of tests: name and arguments of `cargo test`. xtask is built in release already; its tests
@@ -15,6 +16,34 @@ const SUITES: [(&str, &[&str]); 4] = [
     ("unit/hv-core", &["-p", "hv-core", "--all-features"]),
     ("unit/all-others", &["--workspace", "--exclude", "protocol", "--exclude", "hv-core", "--exclude", "xtask"]),
     ("unit/xtask", &["--release", "-p", "xtask"]),
+];
+
+/// What Miri interprets, with the arguments of `cargo miri test`: the crates whose `unsafe` can run on a
+/// host (their own, or that of what they derive and depend on). Of hv-core what reads bytes or is
+/// shared by CPUs; tests with many cases are left out by an attribute, an interpreter being some
+/// thousand times slower.
+const MIRI: [(&str, &[&str]); 3] = [
+    ("unit/miri-protocol", &["-p", "protocol", "--all-features", "--lib", "--tests"]),
+    ("unit/miri-unsafe", &["-p", "guest-sdk", "-p", "hv-arch", "--lib"]),
+    (
+        "unit/miri-hv-core",
+        &[
+            "-p",
+            "hv-core",
+            "--all-features",
+            "--lib",
+            "--",
+            "abi::",
+            "console::",
+            "event::",
+            "firmware::",
+            "frame::",
+            "grant::",
+            "policy::tests::",
+            "time::",
+            "vm::tests::image::a_sound_image_is_read_as_it_was_packed",
+        ],
+    ),
 ];
 
 /// What clippy looks at: name and arguments. The hypervisor is looked at as it is built.
@@ -35,6 +64,9 @@ pub fn cases() -> Vec<Case> {
     ];
     for (name, arguments) in SUITES {
         cases.push(Case::new(name, move |_| cargo_test(arguments)));
+    }
+    for (name, arguments) in MIRI {
+        cases.push(Case::new(name, move |_| miri(arguments)));
     }
     for (name, arguments) in CLIPPY {
         cases.push(Case::new(name, move |_| {
@@ -73,12 +105,17 @@ fn clippy_guests() -> Verdict {
 
 /// Runs cargo in the checkout: whether it went well, and what it said.
 fn run_cargo(arguments: &[&str]) -> Result<(bool, String), Failure> {
-    let output = Command::new("cargo")
+    run(Command::new("cargo"), arguments)
+}
+
+/// Runs a program in the checkout: whether it went well, and what it said.
+fn run(mut program: Command, arguments: &[&str]) -> Result<(bool, String), Failure> {
+    let output = program
         .current_dir(tree::root())
         .args(arguments)
         .stdin(Stdio::null())
         .output()
-        .context("cargo does not start")?;
+        .context(program.get_program().display())?;
     let text = [output.stdout, output.stderr].concat();
     Ok((output.status.success(), String::from_utf8_lossy(&text).into_owned()))
 }
@@ -94,8 +131,21 @@ fn cargo(what: &str, arguments: &[&str]) -> Verdict {
 
 /// A suite of tests; each counts by itself.
 fn cargo_test(arguments: &[&str]) -> Verdict {
-    let words = [&["test"], arguments].concat();
-    match run_cargo(&words) {
+    counted(run_cargo(&[&["test"], arguments].concat()))
+}
+
+/// A suite that Miri interprets; skipped where Miri cannot be had.
+fn miri(arguments: &[&str]) -> Verdict {
+    if let Err(why) = fetch::ensure_miri() {
+        return Verdict::Skipped(why);
+    }
+    let words = [&["run", fetch::NIGHTLY, "cargo", "miri", "test"], arguments].concat();
+    counted(run(Command::new("rustup"), &words))
+}
+
+/// What a run of tests came to.
+fn counted(outcome: Result<(bool, String), Failure>) -> Verdict {
+    match outcome {
         Err(failure) => Verdict::Failed(0, 1, failure.message),
         Ok((good, text)) => {
             let (passed, failed) = count(&text);
@@ -125,7 +175,7 @@ fn tail(text: &str) -> String {
 
 /// The header in a C program, compiled with its assertions.
 fn header_compiles() -> Verdict {
-    if let Err(failure) = crate::host::fetch::ensure_programs(&[("gcc", "gcc")]) {
+    if let Err(failure) = fetch::ensure_programs(&[("gcc", "gcc")]) {
         return Verdict::Skipped(format!("gcc is not here; {}", failure.message));
     }
     compile_header(&tree::work().join("header")).into()

@@ -33,6 +33,7 @@ fn a_planned_state_violates_nothing() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
 fn each_bit_of_the_control_registers_is_guarded() {
     for bit in 0..64 {
         assert!(!violated(|state| state.settings.cr0 ^= 1 << bit).is_empty(), "CR0 bit {bit}");

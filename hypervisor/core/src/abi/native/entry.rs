@@ -143,6 +143,7 @@ mod tests {
 
     proptest! {
         #[test]
+        #[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
         fn whatever_a_frame_holds_the_result_is_harmless(words in proptest::array::uniform10(any::<u64>())) {
             let frame = TrapFrame {
                 rax: words[0], rcx: words[1], r11: words[2], rip: words[3], rflags: words[4],

@@ -38,6 +38,7 @@ fn a_sound_image_is_read_as_it_was_packed() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
 fn every_truncation_and_every_addition_is_refused() {
     let bytes = pack(&demo_manifest());
     for length in (0..bytes.len()).step_by(512).chain(0..100).chain([bytes.len() - 1]) {
@@ -54,6 +55,7 @@ fn every_truncation_and_every_addition_is_refused() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
 fn every_flipped_bit_of_header_and_manifest_is_refused_and_of_the_rest_each_byte() {
     let mut bytes = pack(&demo_manifest());
     for position in 0..bytes.len() {
@@ -241,11 +243,13 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
+    #[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
     fn arbitrary_bytes_are_refused_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
         refused(&bytes);
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
     fn arbitrary_bytes_as_a_manifest_never_panic(body in prop::collection::vec(any::<u8>(), 0..300), manifest in 0..400_u64) {
         let header = ImageHeader {
             magic: protocol::image::MAGIC,
@@ -266,6 +270,7 @@ proptest! {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
     fn a_sealed_image_with_changed_manifest_bytes_never_panics(position in 0..300_usize, byte in any::<u8>()) {
         let mut bytes = pack(&demo_manifest());
         let start = size_of::<ImageHeader>();
