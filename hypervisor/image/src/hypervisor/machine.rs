@@ -17,7 +17,7 @@ use hv_core::time::VmClock;
 use hv_core::vm::{ChannelEnd, SystemImage};
 use protocol::flags::Features;
 use protocol::layout::PAGE_SIZE;
-use protocol::processor::TimeSource;
+use protocol::processor::{PortRange, TimeSource};
 use protocol::{GuestVirt, Nanos, Status, VcpuId, VmId};
 
 use super::cell::Cell;
@@ -120,6 +120,8 @@ pub(super) struct Vm {
     pub(super) features: Features,
     /// Whether it has debug registers.
     pub(super) has_debug_registers: bool,
+    /// The I/O ports that it has.
+    pub(super) io_ports: &'static [PortRange],
     /// Index of its first vCPU among all.
     pub(super) first_vcpu: usize,
     /// How many it has.

@@ -182,7 +182,13 @@ fn peer_index(manifest: &Manifest, name: &str, peer: u32) -> u32 {
 }
 
 /// Makes a VM that has no memory yet, and its vCPUs.
-fn make_vm(entry: &VmManifest, number: u32, ends: &[ChannelEnd<'_>], vcpus: &mut Vec<Vcpu>, ground: &Ground<'_>) -> Vm {
+fn make_vm(
+    entry: &'static VmManifest,
+    number: u32,
+    ends: &[ChannelEnd<'_>],
+    vcpus: &mut Vec<Vcpu>,
+    ground: &Ground<'_>,
+) -> Vm {
     let processor = Processor::new(&entry.processor, &ground.machine).unwrap_or_else(|missing| {
         let name = missing.first_name();
         boot::refuse(format_args!(
@@ -207,6 +213,7 @@ fn make_vm(entry: &VmManifest, number: u32, ends: &[ChannelEnd<'_>], vcpus: &mut
         id: VmId(number),
         processor,
         features: processor.offered(ground.offered),
+        io_ports: &entry.ports,
         has_debug_registers: entry.processor.debug_registers,
         first_vcpu,
         vcpu_count: vcpus.len().saturating_sub(first_vcpu),
