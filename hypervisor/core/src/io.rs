@@ -71,6 +71,7 @@ mod tests {
     ];
 
     #[test]
+    #[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
     fn exactly_the_accesses_within_one_range_pass() {
         for (width, bytes) in [(IoWidth::Byte, 1), (IoWidth::Word, 2), (IoWidth::Long, 4)] {
             for port in 0..0x1_0010_u32 {
