@@ -90,8 +90,7 @@ fn time_page() -> &'static TimePage {
     &PAGE
 }
 
-/// A consistent copy of the time page, and the TSC within the time that it was valid; 0 where the time
-/// does not depend on it, since it may not be read then.
+/// A consistent copy of the time page, and the TSC within the time that it was valid.
 #[must_use]
 pub fn read_time() -> (shared::TimePage, u64) {
     let page = time_page();
@@ -109,7 +108,7 @@ pub fn read_time() -> (shared::TimePage, u64) {
             time_base_ns: page.time_base_ns.load(Ordering::Relaxed),
             wall_base_ns: page.wall_base_ns.load(Ordering::Relaxed),
         };
-        let tsc = if copy.multiplier == 0 { 0 } else { super::cpu::rdtsc() };
+        let tsc = super::cpu::rdtsc();
         fence(Ordering::Acquire);
         if page.version.load(Ordering::Relaxed) == version {
             return (copy, tsc);

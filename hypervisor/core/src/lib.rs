@@ -18,7 +18,6 @@ pub mod fakes;
 pub mod firmware;
 pub mod frame;
 pub mod grant;
-pub mod io;
 pub mod policy;
 pub mod sched;
 pub mod space;

@@ -194,10 +194,18 @@ int64_t use(void)
 }
 ";
 
-/// Compiles the header as C11 and as GNU C17.
+/// The C examples of the porting guide, one behind the other.
+fn c_examples(guide: &str) -> String {
+    let blocks = guide.split("```c\n").skip(1);
+    blocks.filter_map(|block| block.split_once("```")).map(|(example, _)| example).collect::<Vec<_>>().join("\n")
+}
+
+/// Compiles the header, and the guide's examples with it, as C11 and as GNU C17.
 fn compile_header(folder: &Path) -> Result<(), Failure> {
     let source = folder.join("use.c");
-    cmd::write(&source, C_PROGRAM.as_bytes())?;
+    let guide = tree::root().join("docs/porting.md");
+    let guide = std::fs::read_to_string(&guide).context(guide.display())?;
+    cmd::write(&source, format!("{C_PROGRAM}{}", c_examples(&guide)).as_bytes())?;
     for flags in [["-std=c11", "-O2"], ["-std=c11", "-O0"], ["-std=gnu17", "-O2"]] {
         let output = Command::new("gcc")
             .args(flags)
@@ -217,6 +225,12 @@ fn compile_header(folder: &Path) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn examples_in_c_are_taken_out_of_a_guide() {
+        let guide = "text\n```rust\nlet x;\n```\n```c\nint a;\n```\n```console\n$ x\n```\n```c\nint b;\n```\n";
+        assert_eq!(super::c_examples(guide), "int a;\n\nint b;\n");
+    }
+
     #[test]
     fn results_of_several_suites_are_added() {
         let text = "test result: ok. 12 passed; 0 failed; 1 ignored\nx\ntest result: FAILED. 3 passed; 2 failed; 0";
