@@ -98,6 +98,11 @@
 #define CLOISTER_SEGMENT_BASE_KERNEL_GS UINT64_C(1)
 #define CLOISTER_SEGMENT_BASE_USER_GS UINT64_C(2)
 
+/* How much of an I/O port is read or written at once. */
+#define CLOISTER_IO_WIDTH_BYTE UINT64_C(1)
+#define CLOISTER_IO_WIDTH_WORD UINT64_C(2)
+#define CLOISTER_IO_WIDTH_LONG UINT64_C(4)
+
 /* Which way `grant_copy` copies. */
 #define CLOISTER_COPY_DIRECTION_FROM_GRANT UINT64_C(0)
 #define CLOISTER_COPY_DIRECTION_TO_GRANT UINT64_C(1)
@@ -225,7 +230,10 @@ _Static_assert(offsetof(struct cloister_vcpu_page, switches) == 104, "offset of 
 
 /* How to read time without a call: read `version` until it is even, read the rest and the
  * TSC, and start over if `version` changed.
- * `time = time_base_ns + ((tsc - tsc_base) * multiplier >> 32)`, with a 128-bit product. */
+ * `time = time_base_ns + ((tsc - tsc_base) * multiplier >> 32)`, with a 128-bit product.
+ * A multiplier of 0 says that the VM's time is coarse: the TSC cannot be read, and the time is
+ * `time_base_ns`, a multiple of 1 ms that the hypervisor advances while a vCPU runs. Deadlines are
+ * then kept to the step: what is armed for a time between two steps comes at the second. */
 struct cloister_time_page {
     /* Odd while the hypervisor writes. */
     uint32_t version;
@@ -233,7 +241,7 @@ struct cloister_time_page {
     uint32_t reserved;
     /* TSC at the base. */
     uint64_t tsc_base;
-    /* Nanoseconds per TSC tick as a 32.32 fixed-point number. */
+    /* Nanoseconds per TSC tick as a 32.32 fixed-point number; 0 for coarse time. */
     uint64_t multiplier;
     /* VM time at the base in nanoseconds. */
     uint64_t time_base_ns;
@@ -437,6 +445,8 @@ _Static_assert(offsetof(struct cloister_start_info, reserved) == 1376, "offset o
 #define CLOISTER_CALL_DEBUG_REGISTER_SET UINT64_C(22)
 #define CLOISTER_CALL_DEBUG_REGISTER_GET UINT64_C(23)
 #define CLOISTER_CALL_CPUID UINT64_C(24)
+#define CLOISTER_CALL_IO_READ UINT64_C(25)
+#define CLOISTER_CALL_IO_WRITE UINT64_C(26)
 #define CLOISTER_CALL_SPACE_CREATE UINT64_C(32)
 #define CLOISTER_CALL_SPACE_DESTROY UINT64_C(33)
 #define CLOISTER_CALL_SPACE_SWITCH UINT64_C(34)
@@ -590,6 +600,18 @@ static inline int64_t cloister_debug_register_get(uint64_t index, uint64_t *seco
 static inline int64_t cloister_cpuid(uint32_t leaf, uint32_t subleaf, uint64_t result)
 {
     return cloister_raw_call(24, leaf, subleaf, result, 0, 0, 0, NULL);
+}
+
+/* Reads an I/O port that the system file gives to the VM. */
+static inline int64_t cloister_io_read(uint32_t port, uint64_t width)
+{
+    return cloister_raw_call(25, port, width, 0, 0, 0, 0, NULL);
+}
+
+/* Writes an I/O port that the system file gives to the VM. */
+static inline int64_t cloister_io_write(uint32_t port, uint64_t width, uint32_t value)
+{
+    return cloister_raw_call(26, port, width, value, 0, 0, 0, NULL);
 }
 
 /* Creates an address space: an empty lower half under the VM's kernel half. */

@@ -40,6 +40,7 @@ pub mod event;
 pub mod executor;
 pub mod exit_code;
 pub mod grant;
+pub mod io_port;
 mod macros;
 #[expect(unsafe_code, reason = "the layer that talks to the hypervisor and the CPU")]
 pub mod raw;

@@ -55,6 +55,12 @@ mod tests {
     }
 
     #[test]
+    fn coarse_time_is_the_base() {
+        let page = TimePage { tsc_base: 0, multiplier: 0, ..page() };
+        assert_eq!(time_at(&page, 0), 7);
+    }
+
+    #[test]
     fn years_of_ticks_do_not_overflow() {
         assert_eq!(time_at(&page(), 1000 + (1 << 62)), 7 + (1 << 61));
     }

@@ -112,6 +112,16 @@ choice! {
         UserGs = 2,
     }
 
+    /// How much of an I/O port is read or written at once.
+    IoWidth {
+        /// One port.
+        Byte = 1,
+        /// Two ports.
+        Word = 2,
+        /// Four ports.
+        Long = 4,
+    }
+
     /// Which way [`crate::call::GrantCopy`] copies.
     CopyDirection {
         /// From the granted frame to the caller's buffer.

@@ -141,6 +141,9 @@ shared! {
     /// How to read time without a call: read `version` until it is even, read the rest and the
     /// TSC, and start over if `version` changed.
     /// `time = time_base_ns + ((tsc - tsc_base) * multiplier >> 32)`, with a 128-bit product.
+    /// A multiplier of 0 says that the VM's time is coarse: the TSC cannot be read, and the time is
+    /// `time_base_ns`, a multiple of 1 ms that the hypervisor advances while a vCPU runs. Deadlines are
+    /// then kept to the step: what is armed for a time between two steps comes at the second.
     TimePage [40] {
         /// Odd while the hypervisor writes.
         version: u32,
@@ -148,7 +151,7 @@ shared! {
         reserved: u32,
         /// TSC at the base.
         tsc_base: u64,
-        /// Nanoseconds per TSC tick as a 32.32 fixed-point number.
+        /// Nanoseconds per TSC tick as a 32.32 fixed-point number; 0 for coarse time.
         multiplier: u64,
         /// VM time at the base in nanoseconds.
         time_base_ns: u64,
@@ -292,7 +295,8 @@ pub mod vector {
     pub const EVENT: u64 = 33;
 }
 
-/// The step of coarse time, in nanoseconds.
+/// The step of coarse time, in nanoseconds: those of the time page, of deadlines and of the times in
+/// a [`VcpuPage`].
 pub const COARSE_STEP_NS: u64 = 1_000_000;
 
 /// First word of a [`StartInfo`].

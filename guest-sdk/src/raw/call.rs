@@ -4,7 +4,7 @@
 //! What each call does and promises stands once, in [`protocol::call`].
 
 use protocol::call::{self, Pair};
-use protocol::flags::{CopyDirection, EventSource, GrantFlags, InfoTopic, MapFlags, SegmentBase};
+use protocol::flags::{CopyDirection, EventSource, GrantFlags, InfoTopic, IoWidth, MapFlags, SegmentBase};
 use protocol::shared::{BatchEntry, CpuidResult, MemoryBatchEntry, TrapEntry};
 use protocol::{Gfn, GrantRef, GuestVirt, Nanos, Port, SpaceId, Status, VcpuId, VmId};
 
@@ -42,6 +42,8 @@ harmless! {
     segment_base_get(base: SegmentBase) -> Pair = SegmentBaseGet;
     debug_register_set(index: u64, value: u64) -> () = DebugRegisterSet;
     debug_register_get(index: u64) -> Pair = DebugRegisterGet;
+    io_read(port: u32, width: IoWidth) -> u64 = IoRead;
+    io_write(port: u32, width: IoWidth, value: u32) -> () = IoWrite;
     space_create() -> SpaceId = SpaceCreate;
     space_destroy(space: SpaceId) -> () = SpaceDestroy;
     space_switch(space: SpaceId) -> () = SpaceSwitch;

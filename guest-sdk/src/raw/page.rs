@@ -90,7 +90,8 @@ fn time_page() -> &'static TimePage {
     &PAGE
 }
 
-/// A consistent copy of the time page, and the TSC within the time that it was valid.
+/// A consistent copy of the time page, and the TSC within the time that it was valid; 0 where the time
+/// does not depend on it, since it may not be read then.
 #[must_use]
 pub fn read_time() -> (shared::TimePage, u64) {
     let page = time_page();
@@ -108,7 +109,7 @@ pub fn read_time() -> (shared::TimePage, u64) {
             time_base_ns: page.time_base_ns.load(Ordering::Relaxed),
             wall_base_ns: page.wall_base_ns.load(Ordering::Relaxed),
         };
-        let tsc = super::cpu::rdtsc();
+        let tsc = if copy.multiplier == 0 { 0 } else { super::cpu::rdtsc() };
         fence(Ordering::Acquire);
         if page.version.load(Ordering::Relaxed) == version {
             return (copy, tsc);

@@ -18,6 +18,7 @@ pub mod fakes;
 pub mod firmware;
 pub mod frame;
 pub mod grant;
+pub mod io;
 pub mod policy;
 pub mod sched;
 pub mod space;

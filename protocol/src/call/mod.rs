@@ -9,7 +9,7 @@
 //! answers [`Status::Retry`] having kept its progress. A refused call has changed nothing, unless its
 //! page says otherwise.
 
-use crate::flags::{CopyDirection, EventSource, GrantFlags, InfoTopic, MapFlags, SegmentBase};
+use crate::flags::{CopyDirection, EventSource, GrantFlags, InfoTopic, IoWidth, MapFlags, SegmentBase};
 use crate::handle::{Gfn, GrantRef, GuestVirt, Nanos, Port, SpaceId, VcpuId, VmId};
 use crate::status::Status;
 
@@ -61,6 +61,8 @@ pub enum Right {
     Own,
     /// Another VM: the policy is asked.
     Peer,
+    /// A device: the VM's part of the system file is asked.
+    Device,
 }
 
 /// Describes a call, for the reference, the C header and the conformance suite.
@@ -403,6 +405,36 @@ calls! {
     errors [InvalidArgument BadAddress],
     clauses {
         "CPU-1": "The answer is the same on every CPU and shows only features that the guest can use.",
+    }
+
+    /// Reads an I/O port that the system file gives to the VM.
+    25 io_read IoRead(
+        /// The first port.
+        port: u32,
+        /// How many ports at once.
+        width: IoWidth
+    ) -> u64, Device, batch,
+    errors [InvalidArgument NotPermitted],
+    clauses {
+        "IO-1": "Returns what the device answers in as many bits as the width has; the bits above are 0.",
+        "IO-2": "An access of which any port is not the VM's, or that two of its ranges share, is NotPermitted, whether or not a device is there, and no device sees it.",
+        "IO-3": "A width other than 1, 2 and 4 is InvalidArgument.",
+    }
+
+    /// Writes an I/O port that the system file gives to the VM.
+    26 io_write IoWrite(
+        /// The first port.
+        port: u32,
+        /// How many ports at once.
+        width: IoWidth,
+        /// What to write.
+        value: u32
+    ) -> (), Device, batch,
+    errors [InvalidArgument NotPermitted],
+    clauses {
+        "IO-4": "An access that IO-2 is about is NotPermitted, whatever the value.",
+        "IO-5": "A value that has more bits than the width is InvalidArgument.",
+        "IO-6": "A refused write reaches no device.",
     }
 
     /// Creates an address space: an empty lower half under the VM's kernel half.
@@ -759,7 +791,7 @@ arguments! {
     word: Gfn "uint64_t", GuestVirt "uint64_t", Nanos "uint64_t",;
     half: VmId "uint32_t", VcpuId "uint32_t", Port "uint32_t", SpaceId "uint32_t", GrantRef "uint32_t",;
     flags: MapFlags, GrantFlags,;
-    choice: InfoTopic, EventSource, SegmentBase, CopyDirection,
+    choice: InfoTopic, EventSource, SegmentBase, IoWidth, CopyDirection,
 }
 
 impl Argument for u64 {

@@ -73,6 +73,7 @@ pub fn numbers() -> Vec<Numbers> {
         choice!(InfoTopic, "What `info` can tell"),
         choice!(EventSource, "What makes a port pending"),
         choice!(SegmentBase, "A segment base that a guest sets by a call"),
+        choice!(IoWidth, "How much of an I/O port is read or written at once"),
         choice!(CopyDirection, "Which way `grant_copy` copies"),
         choice!(MemoryOperation, "What one entry of `memory_batch` does"),
     ]

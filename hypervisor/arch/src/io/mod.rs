@@ -4,6 +4,7 @@ pub(crate) mod port;
 pub mod serial;
 
 use port::{DEBUG_EXIT, SHUTDOWN};
+pub use port::{read_for_guest, write_for_guest};
 pub use serial::{EmergencyWriter, Interrupts, Serial};
 
 /// Ends the machine, with a value of [`protocol::record::exit`] for those who look. Where nothing

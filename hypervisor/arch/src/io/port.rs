@@ -1,5 +1,9 @@
-//! I/O ports as values. The list is closed: a port that is not here cannot be used.
+//! I/O ports as values. The list of the hypervisor's own is closed: a port that is not here can be used
+//! for guests only, who have it by their manifest.
 #![expect(unsafe_code, reason = "port instructions have no safe form")]
+
+use hv_core::io::Access;
+use protocol::flags::IoWidth;
 
 /// A port whose reads and writes cannot break memory safety (P1).
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +30,34 @@ pub(crate) mod com1 {
 pub(crate) const DEBUG_EXIT: Port = Port(0xf4);
 /// Bochs ends when the word "Shutdown" arrives here. Elsewhere nothing listens here.
 pub(crate) const SHUTDOWN: Port = Port(0x8900);
+
+/// Reads a port for a guest.
+#[must_use]
+pub fn read_for_guest(access: &Access) -> u32 {
+    let port = access.port();
+    match access.width() {
+        // SAFETY: P2 (a guest's ports are none of the hypervisor's and reach no memory).
+        IoWidth::Byte => unsafe { x86::io::inb(port) }.into(),
+        // SAFETY: P2 (a guest's ports are none of the hypervisor's and reach no memory).
+        IoWidth::Word => unsafe { x86::io::inw(port) }.into(),
+        // SAFETY: P2 (a guest's ports are none of the hypervisor's and reach no memory).
+        IoWidth::Long => unsafe { x86::io::inl(port) },
+    }
+}
+
+/// Writes a port for a guest, with as many of the low bits as the access is wide.
+pub fn write_for_guest(access: &Access, value: u32) {
+    let port = access.port();
+    let [first, second, ..] = value.to_le_bytes();
+    match access.width() {
+        // SAFETY: P2 (a guest's ports are none of the hypervisor's and reach no memory).
+        IoWidth::Byte => unsafe { x86::io::outb(port, first) },
+        // SAFETY: P2 (a guest's ports are none of the hypervisor's and reach no memory).
+        IoWidth::Word => unsafe { x86::io::outw(port, u16::from_le_bytes([first, second])) },
+        // SAFETY: P2 (a guest's ports are none of the hypervisor's and reach no memory).
+        IoWidth::Long => unsafe { x86::io::outl(port, value) },
+    }
+}
 
 impl Port {
     /// Reads a byte.

@@ -2,7 +2,8 @@
 //! pages and frames being filled are reached through it.
 #![expect(unsafe_code, reason = "frames are reached by raw addresses")]
 
-use core::sync::atomic::AtomicU64;
+use core::mem::offset_of;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use hv_core::addr::convert::index;
 use hv_core::addr::{Mfn, Phys};
@@ -87,6 +88,14 @@ pub fn records(first: Mfn, count: u64) -> &'static [AtomicU64] {
 /// Writes the time page of a VM that does not run yet.
 pub fn write_time_page(frame: Mfn, page: &TimePage) {
     fill_frame(frame, 0, page.as_bytes());
+}
+
+/// Brings the base of a coarse time page up to a time, if it is behind.
+pub fn advance_time_page(frame: Mfn, time_ns: u64) {
+    let base = frame_pointer(frame).wrapping_add(offset_of!(TimePage, time_base_ns)).cast::<AtomicU64>();
+    // SAFETY: M1 (the direct map covers every frame of RAM) and M3 (no guest can write the frame): an
+    // aligned word of it, which after the start of the VM is only touched here.
+    unsafe { &*base }.fetch_max(time_ns, Ordering::SeqCst);
 }
 
 /// Fills a frame with zero.

@@ -4,7 +4,8 @@
 //! round down, deadlines to ticks round up, both saturate. Reads no clock and arms no timer.
 
 use protocol::handle::Nanos;
-use protocol::shared::TimePage;
+use protocol::processor::TimeSource;
+use protocol::shared::{COARSE_STEP_NS, TimePage};
 
 /// Nanoseconds of a second.
 pub const SECOND: u64 = 1_000_000_000;
@@ -86,6 +87,26 @@ fn since(tsc: u64, base: u64) -> u64 {
     if ticks > u64::MAX >> 1 { 0 } else { ticks }
 }
 
+/// The start of the step that a time or a span ends in. Nothing finer reaches a VM with coarse time.
+#[must_use]
+pub const fn quantised(nanoseconds: u64, time: TimeSource) -> u64 {
+    match time {
+        TimeSource::Native => nanoseconds,
+        TimeSource::Coarse => nanoseconds.wrapping_sub(nanoseconds % COARSE_STEP_NS),
+    }
+}
+
+/// The first time not before `nanoseconds` that a VM can see.
+const fn next_visible(nanoseconds: u64, time: TimeSource) -> u64 {
+    match time {
+        TimeSource::Native => nanoseconds,
+        TimeSource::Coarse => match nanoseconds.checked_next_multiple_of(COARSE_STEP_NS) {
+            Some(next) => next,
+            None => u64::MAX,
+        },
+    }
+}
+
 /// The time of one VM: 0 at its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VmClock {
@@ -94,36 +115,52 @@ pub struct VmClock {
     tsc_base: u64,
     /// Machine time at the VM's start.
     started_ns: u64,
+    /// Whether the VM sees steps of it only.
+    source: TimeSource,
 }
 
 impl VmClock {
     /// The clock of a VM that starts when the counter reads `tsc`.
     #[must_use]
-    pub fn starting_at(clock: Clock, tsc: u64) -> VmClock {
-        VmClock { scale: clock.scale, tsc_base: tsc, started_ns: clock.at(tsc) }
+    pub fn starting_at(clock: Clock, tsc: u64, source: TimeSource) -> VmClock {
+        VmClock { scale: clock.scale, tsc_base: tsc, started_ns: clock.at(tsc), source }
     }
 
     /// The VM's time when the counter reads `tsc`: what the guest computes from its time page.
     #[must_use]
     pub fn at(self, tsc: u64) -> Nanos {
-        Nanos(self.scale.nanoseconds(since(tsc, self.tsc_base)))
+        Nanos(quantised(self.scale.nanoseconds(since(tsc, self.tsc_base)), self.source))
     }
 
-    /// Machine time of a deadline in VM time. One nanosecond is added because both clocks round
+    /// Machine time at which the next step of a coarse clock begins, seen from `tsc`: its page is due
+    /// then. Never for a clock that the guest reads from the counter.
+    #[must_use]
+    pub fn next_step(self, tsc: u64) -> u64 {
+        match self.source {
+            TimeSource::Native => u64::MAX,
+            TimeSource::Coarse => self.to_machine(Nanos(self.at(tsc).0.saturating_add(1))),
+        }
+    }
+
+    /// Machine time of a deadline in VM time: when the guest sees that it has come. One nanosecond is added because both clocks round
     /// down: without it the VM's clock could still be one short.
     #[must_use]
     pub fn to_machine(self, deadline: Nanos) -> u64 {
         if deadline == Nanos::NEVER {
             return u64::MAX;
         }
-        deadline.0.saturating_add(self.started_ns).saturating_add(1)
+        next_visible(deadline.0, self.source).saturating_add(self.started_ns).saturating_add(1)
     }
 
-    /// The VM's time page. It is written before the VM runs and stays, so its version is even.
+    /// The VM's time page at its start. It stays as it is, but for `time_base_ns` of a coarse clock,
+    /// which is one word: so its version is even always.
     #[must_use]
     pub const fn page(self) -> TimePage {
-        let multiplier = self.scale.multiplier;
-        TimePage { version: 2, reserved: 0, tsc_base: self.tsc_base, multiplier, time_base_ns: 0, wall_base_ns: 0 }
+        let (tsc_base, multiplier) = match self.source {
+            TimeSource::Native => (self.tsc_base, self.scale.multiplier),
+            TimeSource::Coarse => (0, 0),
+        };
+        TimePage { version: 2, reserved: 0, tsc_base, multiplier, time_base_ns: 0, wall_base_ns: 0 }
     }
 }
 

@@ -2,9 +2,10 @@
 
 use proptest::prelude::*;
 
-use super::{Clock, SECOND, Scale, VmClock};
+use super::{Clock, SECOND, Scale, VmClock, quantised};
 use protocol::handle::Nanos;
-use protocol::shared::TimePage;
+use protocol::processor::TimeSource::{Coarse, Native};
+use protocol::shared::{COARSE_STEP_NS, TimePage};
 
 /// Rates of real counters: PIT, ACPI timer, HPET, local APIC and TSC.
 const RATES: [u64; 8] =
@@ -51,7 +52,7 @@ fn conversions_saturate() {
     let clock = Clock::new(fast, 1_000);
     assert_eq!(clock.tsc_at(u64::MAX, 5_000), u64::MAX);
     assert_eq!(clock.tsc_at(u64::MAX - 1, 5_000), u64::MAX);
-    let vm = VmClock::starting_at(clock, 1 << 40);
+    let vm = VmClock::starting_at(clock, 1 << 40, Native);
     assert_eq!(vm.to_machine(Nanos(u64::MAX - 1)), u64::MAX);
     assert_eq!(vm.to_machine(Nanos::NEVER), u64::MAX);
 }
@@ -69,7 +70,7 @@ fn a_deadline_that_has_come_is_now() {
 fn the_rounding_of_two_clocks_never_lets_a_vm_wake_early() {
     let clock = Clock::new(Scale::new(2_893_202_000).unwrap(), 0);
     for start in 0..60 {
-        let vm = VmClock::starting_at(clock, start);
+        let vm = VmClock::starting_at(clock, start, Native);
         for deadline in 0..60 {
             for now in start..start + 60 {
                 let tsc = clock.tsc_at(vm.to_machine(Nanos(deadline)), now);
@@ -84,10 +85,47 @@ fn a_counter_behind_the_base_reads_zero() {
     let clock = Clock::new(Scale::new(SECOND).unwrap(), 1_000);
     assert_eq!(clock.at(999), 0);
     assert_eq!(clock.at(0), 0);
-    assert_eq!(VmClock::starting_at(clock, 2_000).at(1_999), Nanos(0));
+    assert_eq!(VmClock::starting_at(clock, 2_000, Native).at(1_999), Nanos(0));
+}
+
+#[test]
+fn coarse_time_shows_steps_only_and_native_time_everything() {
+    for (time, shown) in [(0, 0), (1, 0), (COARSE_STEP_NS - 1, 0), (COARSE_STEP_NS, COARSE_STEP_NS)] {
+        assert_eq!(quantised(time, Coarse), shown);
+        assert_eq!(quantised(time, Native), time);
+    }
+    assert_eq!(quantised(u64::MAX, Coarse) % COARSE_STEP_NS, 0);
+    let clock = Clock::new(Scale::new(SECOND).unwrap(), 0);
+    let coarse = VmClock::starting_at(clock, 500, Coarse);
+    assert_eq!((coarse.page().multiplier, coarse.page().tsc_base), (0, 0), "nothing of the counter");
+    assert_eq!(coarse.next_step(500), 500 + COARSE_STEP_NS + 1);
+    assert_eq!(VmClock::starting_at(clock, 500, Native).next_step(500), u64::MAX);
+    assert_eq!(coarse.to_machine(Nanos(u64::MAX - 1)), u64::MAX);
+    assert_eq!(coarse.to_machine(Nanos::NEVER), u64::MAX);
 }
 
 proptest! {
+    #[test]
+    #[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
+    fn a_coarse_clock_goes_on_at_its_next_step_and_keeps_deadlines(
+        rate in 0..RATES.len(),
+        start in 0..1_u64 << 50,
+        now in 0..1_u64 << 40,
+        ahead in 0..10 * COARSE_STEP_NS,
+    ) {
+        let clock = Clock::new(Scale::new(RATES[rate]).unwrap(), 0);
+        let vm = VmClock::starting_at(clock, start, Coarse);
+        let seen = vm.at(start + now).0;
+        prop_assert_eq!(seen % COARSE_STEP_NS, 0);
+        let step = clock.tsc_at(vm.next_step(start + now), start + now);
+        let late = COARSE_STEP_NS * (1 + 2 * SECOND / RATES[rate] / COARSE_STEP_NS);
+        prop_assert!(vm.at(step).0 > seen && vm.at(step).0 <= seen + late);
+        let deadline = seen + ahead;
+        let due = clock.tsc_at(vm.to_machine(Nanos(deadline)), start + now);
+        prop_assert!(vm.at(due).0 >= deadline);
+        prop_assert!(vm.at(due).0 <= deadline + late);
+    }
+
     #[test]
     #[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
     fn time_never_goes_back(rate in 0..RATES.len(), ticks in 0..u64::MAX, more in 0..u64::MAX) {
@@ -121,7 +159,7 @@ proptest! {
         now in 0..1_u64 << 40,
     ) {
         let clock = Clock::new(Scale::new(RATES[rate]).unwrap(), 0);
-        let vm = VmClock::starting_at(clock, start);
+        let vm = VmClock::starting_at(clock, start, Native);
         let tsc = clock.tsc_at(vm.to_machine(Nanos(deadline)), start + now);
         prop_assert!(vm.at(tsc) >= Nanos(deadline));
         let page = vm.page();

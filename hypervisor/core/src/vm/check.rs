@@ -4,7 +4,7 @@
 use protocol::flags::MapFlags;
 use protocol::layout::{CHANNEL_STRIDE, PAGE_SIZE, PHYSMAP, limit};
 use protocol::manifest::{ChannelManifest, Manifest, OnCrash, Segment, VmManifest};
-use protocol::processor::ProcessorFeatures;
+use protocol::processor::{ProcessorFeatures, reserved};
 use protocol::version::CURRENT;
 use protocol::{GuestVirt, VmId};
 
@@ -31,6 +31,7 @@ pub(super) fn check_manifest(manifest: &Manifest, payloads: Payloads<'_>) -> Res
             .and_then(|()| check_channel_count(manifest, number))
             .map_err(|problem| problem.of(Subject::Vm(number)))?;
     }
+    check_ports(manifest)?;
     for ((number, channel), position) in (0..).zip(&manifest.channels).zip(0..) {
         let earlier = manifest.channels.iter().take(position);
         check_name(&channel.name, earlier.map(|channel| channel.name.as_str()))
@@ -74,6 +75,7 @@ fn check_vm(vm: &VmManifest, payloads: Payloads<'_>) -> Result<(), Problem> {
     within("it has # vCPUs; # to # are possible", vm.vcpus.into(), 1, limit::VCPUS.into())?;
     within("its weight is #; # to # are possible", vm.weight.into(), 1, u32::MAX.into())?;
     within("its cap_percent is #; # to # are possible", vm.cap_percent.into(), 0, MOST_PERCENT)?;
+    within("it has # ranges of ports; # to # are possible", wide(vm.ports.len()), 0, limit::PORT_RANGES.into())?;
     let agrees = vm.processor.features(ProcessorFeatures::all()).is_ok();
     ensure(agrees, "its processor policy adds a feature and hides it, or one that it needs", &[])?;
     let bytes = wide(vm.command_line.len());
@@ -128,6 +130,25 @@ fn check_modules(vm: &VmManifest, payloads: Payloads<'_>) -> Result<(), Problem>
         let earlier = vm.modules.iter().take(position);
         check_name(&module.name, earlier.map(|module| module.name.as_str()))?;
         payloads.check(module.image_offset, module.bytes)?;
+    }
+    Ok(())
+}
+
+/// Checks that no VM has a port of the hypervisor or of another.
+///
+/// # Errors
+/// The first range that is wrong.
+fn check_ports(manifest: &Manifest) -> Result<(), Problem> {
+    let all = || (0..).zip(&manifest.vms).flat_map(|(number, vm)| vm.ports.iter().map(move |range| (number, *range)));
+    for (position, (number, range)) in all().enumerate() {
+        let numbers = [range.first, range.last].map(u64::from);
+        let is_free = range.first <= range.last && reserved(range).is_none();
+        ensure(is_free, "its ports @ to @ are no range, or are not for VMs", &numbers)
+            .and_then(|()| {
+                let is_first = !all().take(position).any(|(_, earlier)| earlier.overlaps(range));
+                ensure(is_first, "its ports @ to @ are given twice", &numbers)
+            })
+            .map_err(|problem| problem.of(Subject::Vm(number)))?;
     }
     Ok(())
 }

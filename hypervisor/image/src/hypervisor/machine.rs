@@ -17,8 +17,10 @@ use hv_core::time::VmClock;
 use hv_core::vm::{ChannelEnd, SystemImage};
 use protocol::flags::Features;
 use protocol::layout::PAGE_SIZE;
-use protocol::{GuestVirt, Status, VcpuId, VmId};
+use protocol::processor::{PortRange, TimeSource};
+use protocol::{GuestVirt, Nanos, Status, VcpuId, VmId};
 
+use super::cell::Cell;
 use super::clock::Clock;
 use super::cpu::Cpu;
 use super::line::Line;
@@ -118,6 +120,8 @@ pub(super) struct Vm {
     pub(super) features: Features,
     /// Whether it has debug registers.
     pub(super) has_debug_registers: bool,
+    /// The I/O ports that it has.
+    pub(super) io_ports: &'static [PortRange],
     /// Index of its first vCPU among all.
     pub(super) first_vcpu: usize,
     /// How many it has.
@@ -130,6 +134,10 @@ pub(super) struct Vm {
     pub(super) grants: Lock<GrantTable>,
     /// Its time.
     pub(super) clock: Lock<VmClock>,
+    /// How it sees time.
+    pub(super) time: TimeSource,
+    /// The frame of its time page.
+    pub(super) time_page: Cell,
     /// CPUs that have one of its roots loaded, one bit each.
     pub(super) cpus: AtomicU64,
     /// How far its life has gone.
@@ -165,6 +173,15 @@ impl Vm {
     pub(super) fn name(&self) -> &'static str {
         let index = usize::try_from(self.id.0).unwrap_or(usize::MAX);
         machine().image.manifest().vms.get(index).map_or("?", |entry| entry.name.as_str())
+    }
+
+    /// Its time now. The time page of a coarse clock is brought up to it.
+    pub(super) fn now(&self) -> Nanos {
+        let now = self.clock.lock().at(hv_arch::cpu::read_tsc());
+        if self.time == TimeSource::Coarse {
+            mmu::direct::advance_time_page(Mfn(self.time_page.get()), now.0);
+        }
+        now
     }
 
     /// Its vCPUs.

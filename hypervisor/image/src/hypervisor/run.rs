@@ -8,6 +8,8 @@ use hv_arch::mmu;
 use hv_core::addr::CpuId;
 use hv_core::event::Source;
 use hv_core::sched::{Expired, RunState, VcpuKey};
+use hv_core::time::quantised;
+use protocol::processor::TimeSource;
 use protocol::record::exit;
 
 use super::cpu::{self, Cpu, work};
@@ -120,7 +122,7 @@ fn schedule(cpu: &'static Cpu, registers: &mut Registers) {
             vcpu.set_presence(Presence::Running(cpu.id));
         }
         cpu.ask(work::EVENTS);
-        set_timer(timer);
+        set_timer(timer, previous);
         return;
     }
     if let (Some(vcpu), Some(mut saved)) = (previous, saved) {
@@ -136,7 +138,7 @@ fn schedule(cpu: &'static Cpu, registers: &mut Registers) {
     {
         previous.vm().leave(cpu.id);
     }
-    set_timer(timer);
+    set_timer(timer, Some(next));
 }
 
 /// Saves the vCPU that this CPU leaves, and leaves its root too while its `saved` is locked: who takes
@@ -168,7 +170,8 @@ fn choose(cpu: &Cpu) -> (Option<&'static Vcpu>, u64) {
     let next = choice.vcpu.and_then(by_key);
     if let (Some(vcpu), Some(key)) = (next, choice.vcpu) {
         let usage = scheduler.usage(key, now);
-        vcpu.page().set_times(usage.run_time_ns, usage.steal_ns, usage.switches);
+        let [run_time, steal] = [usage.run_time_ns, usage.steal_ns].map(|span| quantised(span, vcpu.time()));
+        vcpu.page().set_times(run_time, steal, usage.switches);
     }
     let is_broken = scheduler.is_broken();
     drop(scheduler);
@@ -188,7 +191,7 @@ fn idle(cpu: &'static Cpu, mut timer: u64) -> (&'static Vcpu, u64) {
         vm.leave(cpu.id);
     }
     loop {
-        set_timer(timer);
+        set_timer(timer, None);
         if !teardown::step() {
             end_if_all_ended();
             hv_arch::cpu::wait_for_interrupt();
@@ -222,8 +225,15 @@ fn fire_timers(cpu: &Cpu) {
     }
 }
 
-/// Arms this CPU's one-shot interrupt for a machine time.
-pub(super) fn set_timer(deadline: u64) {
+/// Arms this CPU's one-shot interrupt for a machine time. A vCPU with coarse time that goes on gets
+/// its time page brought up to now, and again at the next step.
+pub(super) fn set_timer(mut deadline: u64, runs: Option<&Vcpu>) {
+    if let Some(vcpu) = runs
+        && vcpu.time() == TimeSource::Coarse
+    {
+        vcpu.vm().now();
+        deadline = deadline.min(vcpu.vm().clock.lock().next_step(hv_arch::cpu::read_tsc()));
+    }
     if deadline == u64::MAX {
         irq::timer::disarm();
     } else {

@@ -27,6 +27,7 @@ use protocol::policy::Profile;
 use protocol::record::{Record, Started};
 use protocol::{SpaceId, VcpuId, VmId, flags};
 
+use super::cell::Cell;
 use super::cpu::Cpu;
 use super::line::Line;
 use super::lock::Lock;
@@ -181,7 +182,13 @@ fn peer_index(manifest: &Manifest, name: &str, peer: u32) -> u32 {
 }
 
 /// Makes a VM that has no memory yet, and its vCPUs.
-fn make_vm(entry: &VmManifest, number: u32, ends: &[ChannelEnd<'_>], vcpus: &mut Vec<Vcpu>, ground: &Ground<'_>) -> Vm {
+fn make_vm(
+    entry: &'static VmManifest,
+    number: u32,
+    ends: &[ChannelEnd<'_>],
+    vcpus: &mut Vec<Vcpu>,
+    ground: &Ground<'_>,
+) -> Vm {
     let processor = Processor::new(&entry.processor, &ground.machine).unwrap_or_else(|missing| {
         let name = missing.first_name();
         boot::refuse(format_args!(
@@ -206,13 +213,16 @@ fn make_vm(entry: &VmManifest, number: u32, ends: &[ChannelEnd<'_>], vcpus: &mut
         id: VmId(number),
         processor,
         features: processor.offered(ground.offered),
+        io_ports: &entry.ports,
         has_debug_registers: entry.processor.debug_registers,
         first_vcpu,
         vcpu_count: vcpus.len().saturating_sub(first_vcpu),
         memory: Lock::new(None),
         ports: Lock::new(PortTable::new(VmId(number), entry.vcpus, &channels)),
         grants: Lock::new(GrantTable::new(VmId(number))),
-        clock: Lock::new(VmClock::starting_at(ground.clock, hv_arch::cpu::read_tsc())),
+        clock: Lock::new(VmClock::starting_at(ground.clock, hv_arch::cpu::read_tsc(), entry.processor.time)),
+        time: entry.processor.time,
+        time_page: Cell::new(0),
         cpus: AtomicU64::new(0),
         life: Lock::new(Life::Live),
         restarts_left: AtomicU32::new(restarts),
@@ -268,9 +278,10 @@ pub(super) fn builder(
 
 /// Gives a VM the memory that was built for it and makes its first vCPU ready.
 pub(super) fn launch(vm: &'static Vm, mut memory: space::Memory) {
-    let clock = VmClock::starting_at(machine().clock.0, hv_arch::cpu::read_tsc());
+    let clock = VmClock::starting_at(machine().clock.0, hv_arch::cpu::read_tsc(), vm.time);
     *vm.clock.lock() = clock;
     mmu::direct::write_time_page(memory.time_page(), &clock.page());
+    vm.time_page.set(memory.time_page().0);
     vm.ports.lock().reset();
     let index = usize::try_from(vm.id.0).unwrap_or(usize::MAX);
     let entry = machine().image.manifest().vms.get(index);

@@ -16,6 +16,7 @@ use hv_core::abi::native::traps::HANDLERS;
 use hv_core::addr::convert::{index, wide};
 use hv_core::addr::{CpuId, Mfn};
 use hv_core::space::Roots;
+use protocol::processor::TimeSource;
 use protocol::{SpaceId, VcpuId};
 
 use super::cell::Cell;
@@ -37,6 +38,15 @@ const AWAY: u32 = 0x100;
 const BLOCKED: u32 = 0x200;
 /// The vCPU's VM has no memory.
 const NO_SPACE: u32 = u32::MAX;
+
+/// A vCPU's controls and number in one word.
+#[expect(clippy::as_conversions, reason = "const code: u32 widens to u64")]
+const fn pack(controls: Controls, number: u32) -> u64 {
+    (controls.bits() as u64) << 32 | number as u64
+}
+
+/// [`Controls::NO_TSC`] in [`Vcpu::controls`].
+const NO_TSC: u64 = pack(Controls::NO_TSC, 0);
 
 /// A virtual CPU.
 #[derive(Debug)]
@@ -98,7 +108,7 @@ impl Vcpu {
             index,
             vm,
             id,
-            controls: u64::from(controls.bits()) << 32 | u64::from(id.0),
+            controls: pack(controls, id.0),
             page: Cell::new(0),
             user_mode: Cell::new(0),
             roots: [const { Cell::new(0) }; 2],
@@ -121,6 +131,12 @@ impl Vcpu {
             Some(vm) => vm,
             None => super::panic::broken("V1", "a vCPU without a VM"),
         }
+    }
+
+    /// How it sees time.
+    #[inline(always)]
+    pub(super) const fn time(&self) -> TimeSource {
+        if self.controls & NO_TSC == 0 { TimeSource::Native } else { TimeSource::Coarse }
     }
 
     /// The page that it shares with its guest.

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use protocol::image::ImageHeader;
 use protocol::layout::{self, KERNEL_IMAGE, PAGE_SIZE};
 use protocol::manifest::{Manifest, Module, VmManifest};
+use protocol::processor::{PortRange, ProcessorFeatures, RESERVED_PORTS};
 use protocol::version::WireVersion;
 
 /// The sentence that refuses an image.
@@ -102,6 +103,33 @@ fn a_system_has_at_least_one_vm_and_not_too_many() {
         manifest.vms = (0..65).map(|number| VmManifest { name: format!("vm{number}"), ..vm.clone() }).collect();
     });
     assert_eq!(many, "the system has 65 VMs; 1 to 64 are possible");
+}
+
+#[test]
+fn each_port_has_one_owner_at_most_and_never_the_hypervisors() {
+    let range = |first, last| PortRange { first, last };
+    let with = |ports: Vec<PortRange>| first(|vm| vm.ports = ports);
+    assert_eq!(with(vec![range(0x71, 0x70)]), "its ports 0x71 to 0x70 are no range, or are not for VMs");
+    for (reserved, _) in RESERVED_PORTS {
+        assert!(with(vec![*reserved]).contains("are not for VMs"), "{reserved:x?}");
+        assert!(with(vec![range(0, 0xffff)]).contains("are not for VMs"));
+    }
+    assert_eq!(with(vec![range(0x70, 0x71), range(0x71, 0x72)]), "its ports 0x71 to 0x72 are given twice");
+    let many = (0..17).map(|number| range(0x1000 + number, 0x1000 + number)).collect();
+    assert_eq!(with(many), "it has 17 ranges of ports; 0 to 16 are possible");
+    let twice = changed(|manifest| manifest.vms.iter_mut().for_each(|vm| vm.ports = vec![range(0x70, 0x71)]));
+    assert_eq!(twice, "VM 1: its ports 0x70 to 0x71 are given twice");
+}
+
+#[test]
+fn a_processor_policy_that_contradicts_itself_is_refused() {
+    let sentence = first(|vm| {
+        vm.processor.added = ProcessorFeatures::AVX.with_needs();
+        vm.processor.removed = ProcessorFeatures::XSAVE;
+    });
+    assert!(sentence.contains("adds a feature and hides it"), "{sentence}");
+    let sentence = first(|vm| vm.processor.added = ProcessorFeatures::AVX);
+    assert!(sentence.contains("or one that it needs"), "{sentence}");
 }
 
 #[test]

@@ -23,7 +23,7 @@ pub(super) fn info(caller: &mut Caller<'_>, call: Info) -> Result<u64, Refusal> 
         InfoTopic::VcpuCount => wide(caller.vm().vcpu_count),
         InfoTopic::MemoryFrames => caller.vm().memory()?.list().frames(),
         InfoTopic::PoolFrames => caller.vm().memory()?.pool_frames(),
-        InfoTopic::Time => caller.vm().clock.lock().at(hv_arch::cpu::read_tsc()).0,
+        InfoTopic::Time => caller.vm().now().0,
     })
 }
 

@@ -4,6 +4,7 @@ mod basic;
 mod batch;
 mod events;
 mod grants;
+mod io;
 mod memory;
 mod processor;
 mod scheduling;
@@ -120,6 +121,8 @@ handlers! {
     debug_register_set(DebugRegisterSet) -> () = processor::debug_register_set;
     debug_register_get(DebugRegisterGet) -> Pair = processor::debug_register_get;
     cpuid(Cpuid) -> () = processor::cpuid;
+    io_read(IoRead) -> u64 = io::io_read;
+    io_write(IoWrite) -> () = io::io_write;
     space_create(SpaceCreate) -> SpaceId = memory::space_create;
     space_destroy(SpaceDestroy) -> () = memory::space_destroy;
     space_switch(SpaceSwitch) -> () = memory::space_switch;

@@ -130,6 +130,6 @@ pub(super) fn vcpu_kick(caller: &mut Caller<'_>, call: VcpuKick) -> Result<(), R
 pub(super) fn timer_set(caller: &mut Caller<'_>, call: TimerSet) -> Result<(), Refusal> {
     let deadline = caller.vm().clock.lock().to_machine(call.deadline);
     let timer = machine().scheduler.lock().set_timer(run::key(caller.vcpu), deadline);
-    run::set_timer(timer);
+    run::set_timer(timer, Some(caller.vcpu));
     Ok(())
 }

@@ -68,6 +68,7 @@ fn nothing_that_a_guest_cannot_use_is_shown_on_a_machine_with_everything() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
 fn each_feature_is_shown_exactly_by_its_bit() {
     for info in FEATURES {
         let with = host(info.feature.with_needs());
@@ -189,6 +190,7 @@ fn the_gate_is_the_vendors_own_and_only_where_it_is_stated() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
 fn only_the_two_bytes_of_cpuid_are_answered_and_only_behind_a_gate() {
     for gate in [Gate::Intel, Gate::Amd] {
         assert!(gate.explains(0, INSTRUCTION));
@@ -204,6 +206,7 @@ fn only_the_two_bytes_of_cpuid_are_answered_and_only_behind_a_gate() {
 
 proptest! {
     #[test]
+    #[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
     fn whatever_policy_and_machine_are_each_bit_can_be_used(
         of_machine in any::<u64>(), added in any::<u64>(), removed in any::<u64>(),
         is_host in any::<bool>(), is_coarse in any::<bool>(),
