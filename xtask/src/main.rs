@@ -12,6 +12,7 @@ mod elf;
 mod error;
 mod generate;
 mod host;
+mod kernel;
 mod lint;
 mod pack;
 mod policy;

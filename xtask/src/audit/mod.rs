@@ -11,8 +11,6 @@ pub mod scan;
 mod tests;
 pub mod text;
 
-use std::fmt;
-
 use object::elf::{EM_X86_64, ET_REL, PF_X, SHF_EXECINSTR};
 use object::{Object, ObjectSection, ObjectSegment, SectionFlags, SegmentFlags};
 
@@ -73,12 +71,6 @@ impl Report {
 /// Why a file cannot be audited.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Unreadable(pub String);
-
-impl fmt::Display for Unreadable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// Audits the bytes of an ELF file.
 pub fn audit(

@@ -12,7 +12,7 @@ use crate::error::codes::{self, Code};
 use crate::error::{Context, Exit, Failure};
 use crate::system::Artifact;
 use crate::system::assemble::{Artifacts, Missing};
-use crate::{term, tree};
+use crate::{kernel, term, tree};
 
 /// Arguments of `audit`.
 #[derive(Debug, Args)]
@@ -187,10 +187,13 @@ pub fn audit_all(subjects: &[Subject], builder: &mut Builder, every_offset: bool
 
 /// Audits one file.
 fn audit_file(subject: &Subject, file: &Path, every_offset: bool) -> Result<Report, Failure> {
-    let data = std::fs::read(file).context(file.display())?;
+    let mut data = std::fs::read(file).context(file.display())?;
     let shown = tree::shown(file);
-    audit::audit(&subject.name, &shown, &data, &subject.allowances, every_offset)
-        .map_err(|what| refused(codes::AUDIT_FILE, Exit::Usage, &format!("`{shown}`: {what}")))
+    let unreadable = |what: String| refused(codes::AUDIT_FILE, Exit::Usage, &format!("`{shown}`: {what}"));
+    if kernel::is_image(&data) {
+        data = kernel::unpack(&data).map_err(|fault| unreadable(fault.to_string()))?;
+    }
+    audit::audit(&subject.name, &shown, &data, &subject.allowances, every_offset).map_err(|what| unreadable(what.0))
 }
 
 /// Why an audit fails, if it does.

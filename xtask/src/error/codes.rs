@@ -152,7 +152,7 @@ codes! {
         "An allowance for a site that is gone would hide the next one that comes there.",
         "remove it from [package.metadata.cloister], or correct its symbol or rule";
     AUDIT_FILE = "HV-AUD-003", "the file cannot be audited",
-        "Audited are 64-bit ELF files for x86-64.",
+        "Audited are 64-bit ELF files for x86-64, and bzImage files of Linux that are packed with xz or LZ4.",
         "name a kernel or program for x86-64; other kernel images have to be unpacked first";
     AUDIT_METADATA = "HV-AUD-004", "the allowances of a crate cannot be read",
         "`audit` in [package.metadata.cloister] is a list of tables with rules, reason and perhaps symbol; a misspelt one would allow nothing or too much.",
