@@ -42,15 +42,15 @@ pub struct Scan {
     pub bytes: u64,
 }
 
-/// The rules by mnemonic, so that the common instruction costs one look.
-#[derive(Debug)]
-pub struct Index {
+/// The rules by mnemonic, so that the common instruction costs one look, and what writes the others.
+struct Index {
     rules: Vec<Vec<&'static Rule>>,
+    formatter: NasmFormatter,
 }
 
 impl Index {
     /// Sorts the rules.
-    pub fn new() -> Index {
+    fn new() -> Index {
         let mut rules = vec![Vec::new(); Mnemonic::values().len()];
         for rule in RULES {
             let of_codes = rule.codes.iter().map(|code| code.mnemonic());
@@ -61,7 +61,7 @@ impl Index {
                 }
             }
         }
-        Index { rules }
+        Index { rules, formatter: NasmFormatter::new() }
     }
 
     /// The rule of an instruction, if it is sensitive.
@@ -76,21 +76,21 @@ impl Index {
 /// Scans regions of code. `starts` are addresses where an instruction is known to begin, ascending.
 /// With `hidden`, the regions to look through at every offset.
 pub fn scan(code: &[Region<'_>], starts: &[u64], hidden: Option<&[Region<'_>]>) -> Scan {
-    let index = Index::new();
+    let mut index = Index::new();
     let mut result = Scan::default();
     let mut seen = Vec::new();
     for region in code {
-        in_order(region, starts, &index, &mut result, &mut seen);
+        in_order(region, starts, &mut index, &mut result, &mut seen);
     }
     seen.sort_unstable();
     for region in hidden.unwrap_or_default() {
-        everywhere(region, &seen, &index, &mut result.hits);
+        everywhere(region, &seen, &mut index, &mut result.hits);
     }
     result
 }
 
 /// Decodes one instruction after the other, anew at each start, and notes where they begin.
-fn in_order(region: &Region<'_>, starts: &[u64], index: &Index, result: &mut Scan, seen: &mut Vec<u64>) {
+fn in_order(region: &Region<'_>, starts: &[u64], index: &mut Index, result: &mut Scan, seen: &mut Vec<u64>) {
     let end = region.address.saturating_add(region.bytes.len() as u64);
     let first = starts.partition_point(|start| *start <= region.address);
     let inner = starts.iter().copied().skip(first).take_while(|start| *start < end);
@@ -114,7 +114,7 @@ fn in_order(region: &Region<'_>, starts: &[u64], index: &Index, result: &mut Sca
 }
 
 /// Decodes at every offset that is no start of an instruction. `seen` is ascending.
-fn everywhere(region: &Region<'_>, seen: &[u64], index: &Index, hits: &mut Vec<Hit>) {
+fn everywhere(region: &Region<'_>, seen: &[u64], index: &mut Index, hits: &mut Vec<Hit>) {
     let mut next = seen.partition_point(|start| *start < region.address);
     let mut decoder = Decoder::with_ip(64, region.bytes, region.address, DecoderOptions::NONE);
     let mut instruction = Instruction::default();
@@ -141,9 +141,9 @@ fn seek(decoder: &mut Decoder<'_>, region: &Region<'_>, address: u64) {
 }
 
 /// The hit that an instruction is, if it is one.
-fn hit(index: &Index, instruction: &Instruction, region: &Region<'_>, hidden: bool) -> Option<Hit> {
+fn hit(index: &mut Index, instruction: &Instruction, region: &Region<'_>, hidden: bool) -> Option<Hit> {
     let rule = index.rule(instruction)?;
     let mut text = String::new();
-    NasmFormatter::new().format(instruction, &mut text);
+    index.formatter.format(instruction, &mut text);
     Some(Hit { address: instruction.ip(), rule, text, hidden, region: region.name.clone() })
 }
