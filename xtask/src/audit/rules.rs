@@ -207,14 +207,8 @@ rules! {
         instead "`segment_base_set` and `segment_base_get`; selectors are fixed";
 
     "cpuid" Policy Mode "CPUID" [Cpuid]
-        why "describes the machine, not what the VM may use, or faults where the CPU can make it"
-        instead "`cpuid`, the call, which answers from the VM's policy";
-    "rdtscp" Policy Registers "RDTSCP" [Rdtscp]
-        why "shows with the ticks a number of the machine's CPU that the ABI gives no meaning"
-        instead "RDTSC with `TimePage`; the number of the vCPU is `vcpu` of `VcpuPage`";
-    "rdpid" Policy Mode "RDPID" [Rdpid]
-        why "shows a number of the machine's CPU that the ABI gives no meaning"
-        instead "the number of the vCPU is `vcpu` of `VcpuPage`, or `info` with `OwnVcpu`";
+        why "describes the machine, not what the VM may use, unless the CPU can make it fault"
+        instead "the call `cpuid`, which answers from the VM's policy; the instruction where `CPUID` of `Features` is set";
     "rdpru" Policy Registers "RDPRU" [Rdpru]
         why "reads the performance clocks of the machine"
         instead "`run_time_ns` of `VcpuPage`";
@@ -277,8 +271,11 @@ rules! {
         instead "nothing: the `cpuid` call does not show it either";
 
     "rdtsc" Noted Registers "RDTSC" [Rdtsc]
-        why "reads the machine's ticks, whose frequency and start differ from machine to machine"
+        why "reads the machine's ticks, whose frequency and start differ from machine to machine; faults in a VM with coarse time"
         instead "only with the formula of `TimePage`, or `info` with `Time`";
+    "tsc-aux" Noted Registers "RDTSCP, RDPID" [Rdtscp Rdpid]
+        why "tells the number of the vCPU, and is an invalid opcode where the machine has none"
+        instead "only where the `cpuid` call shows it; `vcpu` of `VcpuPage` tells the number always";
     "fsgsbase" Noted Protection "RDFSBASE, RDGSBASE, WRFSBASE, WRGSBASE" [Rdfsbase Rdgsbase Wrfsbase Wrgsbase]
         why "invalid opcode where the hypervisor does not offer it"
         instead "only where `FSGSBASE` of `Features` is set; else `segment_base_set` and `segment_base_get`";
