@@ -264,7 +264,7 @@ struct cloister_channel_info {
     uint64_t address;
     /* First frame number of the region; it can be mapped elsewhere too. */
     uint64_t frame;
-    /* Frames of the region. */
+    /* Frames of the region; 0 for a one-way channel: no region, and only side 0 sends events. */
     uint64_t frames;
     /* The VM at the other end. */
     uint32_t peer;

@@ -96,6 +96,6 @@ pub struct ChannelManifest {
     pub name: String,
     /// Indices of the two VMs; side 0 and side 1.
     pub ends: [u32; 2],
-    /// Frames of the region.
+    /// Frames of the region; 0 for a one-way channel, over which side 0 sends events and nothing else.
     pub frames: u64,
 }

@@ -199,7 +199,7 @@ shared! {
         address: u64,
         /// First frame number of the region; it can be mapped elsewhere too.
         frame: u64,
-        /// Frames of the region.
+        /// Frames of the region; 0 for a one-way channel: no region, and only side 0 sends events.
         frames: u64,
         /// The VM at the other end.
         peer: u32,

@@ -1,8 +1,9 @@
-//! Rules that no other tool checks, each in a file: who may write `unsafe`, who may depend on whom,
+//! Rules that no other tool checks, each in a file: who may write `unsafe` or make a permit, who may depend on whom,
 //! how large ring 0 may be, that every error code has a page.
 
 mod codes;
 mod layers;
+mod permits;
 mod size;
 mod source;
 mod unsafety;
@@ -29,6 +30,7 @@ pub fn check(root: &Path) -> Findings {
     size::check(root, &mut findings);
     layers::check(root, &mut findings);
     codes::check(root, &mut findings);
+    permits::check(root, &mut findings);
     findings
 }
 

@@ -87,6 +87,13 @@ const REQUIRED: [(Features, &str); 7] = [
     (Features::TSC, "a time-stamp counter (TSC)"),
 ];
 
+/// What keeps ring 0 and VMs of different labels apart beyond that.
+const LABELLED: [(Features, &str); 3] = [
+    (Features::SMEP, "supervisor-mode execution prevention (SMEP)"),
+    (Features::SMAP, "supervisor-mode access prevention (SMAP)"),
+    (Features::UMIP, "user-mode instruction prevention (UMIP)"),
+];
+
 impl Features {
     /// What this CPU has.
     #[must_use]
@@ -108,7 +115,23 @@ impl Features {
     /// # Errors
     /// The name of the first missing feature; the machine cannot run the hypervisor.
     pub fn check_required(self) -> Result<Features, &'static str> {
-        REQUIRED.iter().find(|(feature, _)| !self.contains(*feature)).map_or(Ok(self), |(_, name)| Err(name))
+        self.check(&REQUIRED)
+    }
+
+    /// Checks that everything is there that VMs of different labels need.
+    ///
+    /// # Errors
+    /// The name of the first missing feature.
+    pub fn check_labelled(self) -> Result<Features, &'static str> {
+        self.check(&LABELLED)
+    }
+
+    /// Checks for all of a list.
+    ///
+    /// # Errors
+    /// The name of the first that is missing.
+    fn check(self, needed: &[(Features, &'static str)]) -> Result<Features, &'static str> {
+        needed.iter().find(|(feature, _)| !self.contains(*feature)).map_or(Ok(self), |(_, name)| Err(name))
     }
 }
 

@@ -35,6 +35,8 @@ pub struct ChannelEnd {
     pub peer: VmId,
     /// The channel's index in that VM.
     pub peer_channel: u32,
+    /// Whether this end sends: only side 0 of a one-way channel does.
+    pub sends: bool,
 }
 
 /// To do: set the port's pending bit in the page of `vcpu`, then do as [`notify`] says.
@@ -169,13 +171,13 @@ impl PortTable {
     /// Resolves a send on an own port.
     ///
     /// # Errors
-    /// `NotFound` for a port that is not in use.
+    /// `NotFound` for a port that is not in use, `NotPermitted` at the receiving end of a one-way channel.
     pub fn send(&self, port: Port) -> Result<Target, Status> {
         let binding = self.binding(port).ok_or(Status::NotFound)?;
         if let Some(Source::Channel(channel)) = binding.source
             && let Some(end) = self.channel(channel)
         {
-            return Ok(Target::Peer(*end));
+            return if end.sends { Ok(Target::Peer(*end)) } else { Err(Status::NotPermitted) };
         }
         Ok(Target::Own(Raise { vcpu: binding.vcpu, port }))
     }

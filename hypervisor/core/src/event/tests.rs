@@ -20,7 +20,7 @@ const SECOND: VcpuId = VcpuId(1);
 
 /// A VM of two vCPUs with two channels to the same peer.
 fn table() -> PortTable {
-    let end = |peer_channel| ChannelEnd { peer: PEER, peer_channel };
+    let end = |peer_channel| ChannelEnd { peer: PEER, peer_channel, sends: true };
     PortTable::new(OWN, 2, &[end(3), end(5)])
 }
 
@@ -138,7 +138,7 @@ fn a_send_goes_to_the_vm_itself_or_to_the_channels_other_end() {
     let port = table.alloc(SECOND).unwrap();
     assert_eq!(table.send(port), Ok(Target::Own(raise(SECOND, port))));
     let _bound = table.bind(port, Source::Channel(1), SECOND).unwrap();
-    let end = ChannelEnd { peer: PEER, peer_channel: 5 };
+    let end = ChannelEnd { peer: PEER, peer_channel: 5, sends: true };
     assert_eq!(table.send(port), Ok(Target::Peer(end)));
     let _bound = table.bind(port, Source::ConsoleInput, SECOND).unwrap();
     assert_eq!(table.send(port), Ok(Target::Own(raise(SECOND, port))));
@@ -325,4 +325,15 @@ proptest! {
         }
         prop_assert!(pages.0.is_empty());
     }
+}
+
+#[test]
+fn the_receiving_end_of_a_one_way_channel_sends_nothing_but_receives() {
+    let end = ChannelEnd { peer: PEER, peer_channel: 3, sends: false };
+    let mut table = PortTable::new(OWN, 1, &[end]);
+    let port = table.alloc(FIRST).unwrap();
+    let _bound = table.bind(port, Source::Channel(0), FIRST).unwrap();
+    assert_eq!(table.send(port), Err(Status::NotPermitted));
+    let delivered = table.deliver(permit(Operation::EventSend, PEER, OWN), 0);
+    assert_eq!(delivered, Ok(Some(raise(FIRST, port))));
 }

@@ -107,6 +107,19 @@ impl Monitor {
         &self.policy
     }
 
+    /// Whether any two VMs have different labels.
+    #[must_use]
+    pub fn is_labelled(&self) -> bool {
+        self.policy.subjects.windows(2).any(|pair| matches!(pair, [one, next] if one.label != next.label))
+    }
+
+    /// The first half of the hash, for people.
+    #[must_use]
+    pub fn short_hash(&self) -> u128 {
+        let [first, _] = self.hash.as_chunks().0 else { return 0 };
+        u128::from_be_bytes(*first)
+    }
+
     /// The SHA-256 of the policy's bytes.
     #[must_use]
     pub const fn hash(&self) -> &[u8; 32] {

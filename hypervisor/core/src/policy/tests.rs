@@ -1,8 +1,8 @@
-//! Every decision on a small lattice, against a table that was written independently.
+//! The laws of the lattice and every decision on it, against tables that were written independently.
 
 use super::{Denial, Monitor, Operation};
 use protocol::label::Label;
-use protocol::policy::{Hardware, OnFull, Policy, Profile, Rule, Subject};
+use protocol::policy::{Hardware, OnFull, Policy, Profile, Role, Rule, Subject, Trust};
 use protocol::{Status, VmId};
 
 /// A policy that says nothing of its VMs but their labels.
@@ -80,21 +80,183 @@ fn flows(operation: Operation) -> Option<(bool, bool)> {
     })
 }
 
+/// Four levels of secrecy with four categories, three of integrity with two.
+fn labels_768() -> Vec<Label> {
+    lattice([4, 3], [16, 4])
+}
+
 #[test]
 #[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
-fn every_decision_on_a_small_lattice_is_that_of_the_table() {
-    for subject in lattice([3, 2], [4, 4]) {
-        for object in lattice([3, 2], [4, 4]) {
-            let monitor = monitor(&[subject, object]);
-            for operation in Operation::ALL {
-                let wanted = flows(*operation).is_some_and(|(inward, outward)| {
-                    (!inward || may_learn_from(subject, object)) && (!outward || may_learn_from(object, subject))
-                });
-                let decision = monitor.decide(VmId(0), *operation, VmId(1));
-                assert_eq!(decision.is_ok(), wanted, "{operation:?} {subject:?} {object:?}");
-            }
+fn every_decision_between_768_labels_is_that_of_the_table() {
+    let labels = labels_768();
+    assert_eq!(labels.len(), 768);
+    let monitor = monitor(&labels);
+    let numbered = || (0..).zip(&labels);
+    for ((a, subject), (b, object)) in numbered().flat_map(|one| numbered().map(move |other| (one, other))) {
+        let outward = may_learn_from(*object, *subject);
+        let inward = may_learn_from(*subject, *object);
+        for operation in Operation::ALL {
+            let wanted = match flows(*operation) {
+                Some((in_needed, out_needed)) => (!in_needed || inward) && (!out_needed || outward),
+                None => a == b && is_own(*operation),
+            };
+            let decision = monitor.decide(VmId(a), *operation, VmId(b));
+            assert_eq!(decision.is_ok(), wanted, "{operation:?} {subject:?} {object:?}");
         }
     }
+}
+
+/// What a VM does to itself without holding a role.
+fn is_own(operation: Operation) -> bool {
+    [Operation::MemoryUse, Operation::ConsoleWrite, Operation::ConsoleRead, Operation::TimeRead].contains(&operation)
+}
+
+/// A set of the 768 labels.
+type Set = [u64; 12];
+
+/// For each label the labels to which information may flow from it.
+fn upper_sets(labels: &[Label]) -> Vec<Set> {
+    let row = |from: &Label| {
+        let mut set = [0; 12];
+        for (number, _) in labels.iter().enumerate().filter(|(_, to)| from.flows_to(**to)) {
+            set[number / 64] |= 1 << (number % 64);
+        }
+        set
+    };
+    labels.iter().map(row).collect()
+}
+
+fn holds(set: &Set, number: usize) -> bool {
+    set[number / 64] >> (number % 64) & 1 == 1
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
+fn flows_between_768_labels_are_reflexive_antisymmetric_and_transitive() {
+    let labels = labels_768();
+    let above = upper_sets(&labels);
+    for a in 0..labels.len() {
+        assert!(holds(&above[a], a));
+        for b in 0..labels.len() {
+            let flows = holds(&above[a], b);
+            assert_eq!(flows, may_learn_from(labels[b], labels[a]));
+            assert!(a == b || !flows || !holds(&above[b], a), "{:?} {:?}", labels[a], labels[b]);
+            // All 768 third labels at once: whatever is above b must be above a.
+            let transitive = above[a].iter().zip(&above[b]).all(|(of_a, of_b)| of_b & !of_a == 0);
+            assert!(!flows || transitive, "{:?} {:?}", labels[a], labels[b]);
+        }
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
+fn any_two_of_768_labels_have_a_join_and_a_meet() {
+    let labels = labels_768();
+    let above = upper_sets(&labels);
+    // The place of a label in the order of `lattice`.
+    let number = |label: Label| {
+        let secrecy = usize::from(label.secrecy_level) * 16 + usize::try_from(label.secrecy_categories).unwrap();
+        let integrity = usize::from(label.integrity_level) * 4 + usize::try_from(label.integrity_categories).unwrap();
+        let number = secrecy * 12 + integrity;
+        assert_eq!(labels[number], label);
+        number
+    };
+    // The join is the most secret and least trusted of both, so what lies above it is what lies above
+    // both; the meet is the other way round, so it lies below both and above whatever else does.
+    for (a, x) in labels.iter().enumerate() {
+        for (b, y) in labels.iter().enumerate().skip(a) {
+            let join = number(Label {
+                secrecy_level: x.secrecy_level.max(y.secrecy_level),
+                secrecy_categories: x.secrecy_categories | y.secrecy_categories,
+                integrity_level: x.integrity_level.min(y.integrity_level),
+                integrity_categories: x.integrity_categories & y.integrity_categories,
+            });
+            let both = above[a].iter().zip(&above[b]).map(|(of_a, of_b)| of_a & of_b);
+            assert!(both.eq(above[join].iter().copied()), "{x:?} {y:?}");
+            let meet = number(Label {
+                secrecy_level: x.secrecy_level.min(y.secrecy_level),
+                secrecy_categories: x.secrecy_categories & y.secrecy_categories,
+                integrity_level: x.integrity_level.max(y.integrity_level),
+                integrity_categories: x.integrity_categories | y.integrity_categories,
+            });
+            assert!(holds(&above[meet], a) && holds(&above[meet], b), "{x:?} {y:?}");
+            let absorbed = above[join].iter().zip(&above[meet]).all(|(of_join, of_meet)| of_join & !of_meet == 0);
+            assert!(absorbed, "{x:?} {y:?}");
+        }
+    }
+}
+
+/// Whether a label lies in a range.
+fn is_between(label: Label, low: Label, high: Label) -> bool {
+    may_learn_from(label, low) && may_learn_from(high, label)
+}
+
+/// Checks all decisions among VMs with all labels of a small lattice, of which VM 3 is trusted.
+fn check_trust(labels: &[Label], low: Label, high: Label, listed: Operation) {
+    let names: Vec<String> = (0..labels.len()).map(|number| format!("vm{number}")).collect();
+    let mut policy = policy(names.iter().map(String::as_str).zip(labels.iter().copied()));
+    policy.subjects[3].trust = Some(Trust { low, high, operations: vec![listed] });
+    let monitor = Monitor::new(policy, [0; 32]);
+    let pairs = (0..labels.len()).flat_map(|a| (0..labels.len()).map(move |b| (a, b)));
+    let cells = pairs.flat_map(|pair| Operation::ALL.iter().map(move |operation| (pair, *operation)));
+    for ((a, b), operation) in cells {
+        let Some((inward, outward)) = flows(operation) else {
+            continue;
+        };
+        let by_label =
+            (!inward || may_learn_from(labels[a], labels[b])) && (!outward || may_learn_from(labels[b], labels[a]));
+        let by_trust = operation == listed
+            && ((a == 3 && is_between(labels[b], low, high)) || (b == 3 && is_between(labels[a], low, high)));
+        let [subject, object] = [a, b].map(|vm| VmId(u32::try_from(vm).unwrap()));
+        let decision = monitor.decide(subject, operation, object);
+        assert_eq!(decision.is_ok(), by_label || by_trust, "{operation:?} {a} {b} {low:?} {high:?}");
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
+fn trust_allows_the_listed_operations_with_labels_in_the_range_and_nothing_else() {
+    let labels = lattice([2, 2], [2, 1]);
+    let ranges = labels.iter().flat_map(|low| labels.iter().map(move |high| (*low, *high)));
+    for (low, high) in ranges {
+        let between = Operation::ALL.iter().filter(|operation| flows(**operation).is_some());
+        between.for_each(|listed| check_trust(&labels, low, high, *listed));
+    }
+}
+
+#[test]
+fn a_role_allows_its_operation_and_trust_gives_no_role() {
+    let roles = [Role::Operator, Role::Auditor, Role::SecurityAdministrator];
+    let needs = [
+        (Operation::HaltAll, Role::Operator),
+        (Operation::AuditRead, Role::Auditor),
+        (Operation::PolicyLoad, Role::SecurityAdministrator),
+    ];
+    for held in 0..8_usize {
+        let mut policy = policy([("one", Label::default()), ("two", Label::default())]);
+        policy.subjects[0].roles = (0..3).filter(|bit| held >> bit & 1 == 1).map(|bit| roles[bit]).collect();
+        let all = Operation::ALL.to_vec();
+        policy.subjects[1].trust = Some(Trust { low: Label::default(), high: Label::default(), operations: all });
+        let monitor = Monitor::new(policy.clone(), [0; 32]);
+        for (operation, role) in needs {
+            let is_held = policy.subjects[0].roles.contains(&role);
+            assert_eq!(monitor.decide(VmId(0), operation, VmId(0)).is_ok(), is_held, "{operation:?} {held}");
+            assert_eq!(monitor.decide(VmId(0), operation, VmId(1)).is_ok(), is_held, "{operation:?} {held}");
+            assert!(monitor.decide(VmId(1), operation, VmId(0)).is_err(), "{operation:?} {held}");
+        }
+        for operation in Operation::ALL.iter().filter(|operation| is_own(**operation)) {
+            assert!(monitor.decide(VmId(1), *operation, VmId(1)).is_ok());
+            assert!(monitor.decide(VmId(1), *operation, VmId(0)).is_err());
+        }
+    }
+}
+
+#[test]
+fn a_system_is_labelled_when_two_labels_differ() {
+    let high = Label { secrecy_level: 1, ..Label::default() };
+    assert!(!monitor(&[Label::default(); 3]).is_labelled());
+    assert!(monitor(&[Label::default(), Label::default(), high]).is_labelled());
+    assert_eq!(monitor(&[high]).short_hash(), u128::from_be_bytes([7; 16]));
 }
 
 #[test]

@@ -48,10 +48,15 @@ pub(super) fn check_manifest(manifest: &Manifest, payloads: Payloads<'_>) -> Res
 pub(super) fn check_permitted(manifest: &Manifest, monitor: &Monitor) -> Result<(), Problem> {
     for (number, channel) in (0..).zip(&manifest.channels) {
         let [first, second] = channel.ends.map(VmId);
-        let is_permitted = monitor.decide(first, Operation::ChannelUse, second).is_ok();
         let ends = channel.ends.map(u64::from);
-        ensure(is_permitted, "the policy forbids a channel between VMs # and #", &ends)
-            .map_err(|problem| problem.of(Subject::Channel(number)))?;
+        let both_ways = monitor.decide(first, Operation::ChannelUse, second).is_ok();
+        let one_way = monitor.decide(first, Operation::EventSend, second).is_ok()
+            && (both_ways || monitor.policy().flows.contains(&[first, second]));
+        let (is_permitted, sentence) = match channel.frames {
+            0 => (one_way, "the policy does not know a one-way channel from VM # to #"),
+            _ => (both_ways, "the policy forbids a channel between VMs # and #"),
+        };
+        ensure(is_permitted, sentence, &ends).map_err(|problem| problem.of(Subject::Channel(number)))?;
     }
     for (number, vm) in (0..).zip(&manifest.vms) {
         let is_permitted =
@@ -171,7 +176,7 @@ fn check_channel(manifest: &Manifest, channel: &ChannelManifest) -> Result<(), P
     let numbers @ [first, second] = channel.ends.map(u64::from);
     let are_vms = first != second && numbers.iter().all(|end| *end < wide(manifest.vms.len()));
     ensure(are_vms, "its ends # and # are not two VMs of the system", &numbers)?;
-    within("it has # frames; # to # are possible", channel.frames, 1, CHANNEL_STRIDE / PAGE_SIZE)
+    within("it has # frames; # to # are possible", channel.frames, 0, CHANNEL_STRIDE / PAGE_SIZE)
 }
 
 /// Checks a name by itself and against those before it.

@@ -5,7 +5,7 @@ use core::fmt;
 use hv_arch::io::{Interrupts, Serial};
 use hv_core::console::Console;
 use hv_core::event::Source;
-use protocol::VmId;
+use hv_core::policy::Permit;
 use protocol::record::Record;
 
 use super::events;
@@ -30,9 +30,9 @@ impl Line {
         Line { console, serial }
     }
 
-    /// Takes what a VM writes; how many bytes, from the start.
-    pub(super) fn write(&mut self, vm: VmId, bytes: &[u8]) -> usize {
-        let taken = self.console.write(vm, bytes);
+    /// Takes what the permit's VM writes; how many bytes, from the start.
+    pub(super) fn write(&mut self, permit: Permit, bytes: &[u8]) -> usize {
+        let taken = self.console.write(permit.object(), bytes);
         self.pump();
         taken
     }
@@ -52,20 +52,21 @@ impl Line {
         self.pump();
     }
 
-    /// Writes a defmt frame of a VM or the hypervisor.
-    pub(super) fn log(&mut self, source: Option<VmId>, sequence: u32, frame: &[u8]) {
+    /// Writes a defmt frame of the permit's VM or the hypervisor.
+    pub(super) fn log(&mut self, permit: Option<Permit>, sequence: u32, frame: &[u8]) {
+        let source = permit.map(|permit| permit.object());
         self.console.log(source, machine().clock.now(), sequence, frame);
         self.pump();
     }
 
-    /// Copies what was typed for a VM, without taking it.
-    pub(super) fn peek(&mut self, vm: VmId, into: &mut [u8]) -> usize {
-        self.console.peek(vm, into)
+    /// Copies what was typed for the permit's VM, without taking it.
+    pub(super) fn peek(&mut self, permit: &Permit, into: &mut [u8]) -> usize {
+        self.console.peek(permit.object(), into)
     }
 
-    /// Takes what was typed for a VM.
-    pub(super) fn consume(&mut self, vm: VmId, bytes: usize) {
-        self.console.consume(vm, bytes);
+    /// Takes what was typed for the permit's VM.
+    pub(super) fn consume(&mut self, permit: Permit, bytes: usize) {
+        self.console.consume(permit.object(), bytes);
     }
 
     /// Has the device interrupt from now on.

@@ -11,6 +11,7 @@ use hv_core::addr::{CpuId, Mfn};
 use hv_core::event::PortTable;
 use hv_core::frame::FrameTable;
 use hv_core::grant::GrantTable;
+use hv_core::policy::Permit;
 use hv_core::sched::Scheduler;
 use hv_core::space::{self, Flush, HypervisorSlots, Memory};
 use hv_core::time::VmClock;
@@ -101,6 +102,15 @@ impl Machine {
     #[inline(always)]
     pub(super) fn memory(&self) -> space::Machine<'_, DirectMap> {
         space::Machine { frames: &self.frames, tables: &DIRECT }
+    }
+
+    /// The memory that a permit is for.
+    ///
+    /// # Errors
+    /// Those of [`Vm::memory`].
+    #[inline(always)]
+    pub(super) fn memory_of(&self, permit: Permit) -> Result<MemoryGuard<'_>, Status> {
+        self.vm(permit.object()).ok_or(Status::NotPermitted)?.memory()
     }
 
     /// A VM by its number.
@@ -195,7 +205,7 @@ impl Vm {
         self.vcpus().get(usize::try_from(id.0).unwrap_or(usize::MAX))
     }
 
-    /// Its memory, for a call.
+    /// Its memory, for the hypervisor; calls go through [`Machine::memory_of`].
     ///
     /// # Errors
     /// [`Status::WrongState`] when the VM ends; then none of its vCPUs will see the answer.

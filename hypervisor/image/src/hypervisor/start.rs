@@ -23,7 +23,7 @@ use hv_core::time::{Clock, Scale, VmClock};
 use hv_core::vm::{Build, Builder, ChannelEnd, Origin, SystemImage, VmSource, claim_channel};
 use protocol::layout::{FIRST_STACK_TOP, START_INFO};
 use protocol::manifest::{Manifest, OnCrash, VmManifest};
-use protocol::policy::Profile;
+use protocol::policy::{Hardware, Profile};
 use protocol::record::{Record, Started};
 use protocol::{SpaceId, VcpuId, VmId, flags};
 
@@ -42,7 +42,7 @@ pub(super) fn main(boot: &'static BootInfo) -> ! {
     // First of all: the final tables use what it turns on.
     let gate = bring_up(CpuId(0), features);
     let memory = memory::set_up(boot);
-    let image = load_image(boot);
+    let image = load_image(boot, features);
     pic::silence();
     let apic_clock = time::learn().unwrap_or_else(|error| boot::refuse(error));
     timer::start(features, apic_clock);
@@ -73,7 +73,7 @@ fn bring_up(cpu: CpuId, features: Features) -> Gate {
 }
 
 /// Checks the system image and its policy.
-fn load_image(boot: &'static BootInfo) -> &'static SystemImage<'static> {
+fn load_image(boot: &'static BootInfo, features: Features) -> &'static SystemImage<'static> {
     if boot.module.is_empty() {
         boot::refuse("no system image: the loader passed no module");
     }
@@ -81,7 +81,16 @@ fn load_image(boot: &'static BootInfo) -> &'static SystemImage<'static> {
         Ok(image) => Box::leak(Box::new(image)),
         Err(error) => boot::refuse(format_args!("the system image is refused: {error}")),
     };
-    if let Profile::Strict(_) = image.monitor().policy().profile {
+    let monitor = image.monitor();
+    if monitor.policy().hardware == Hardware::Strict
+        && monitor.is_labelled()
+        && let Err(missing) = features.check_labelled()
+    {
+        boot::refuse(format_args!(
+            "VMs of different labels need {missing}, unless the policy says hardware = degraded"
+        ));
+    }
+    if let Profile::Strict(_) = monitor.policy().profile {
         boot::refuse("the policy asks for time partitions, which this hypervisor does not have");
     }
     image
@@ -206,6 +215,7 @@ fn make_vm(
         .map(|end| event::ChannelEnd {
             peer: end.peer,
             peer_channel: peer_index(ground.manifest, end.name, end.peer.0),
+            sends: end.region.frames > 0 || end.side == 0,
         })
         .collect();
     let restarts = if let OnCrash::Restart(times) = entry.on_crash { times } else { 0 };
@@ -370,5 +380,8 @@ fn announce(boot: &BootInfo, machine: &Machine) {
         "the cpuid instruction {} in guests",
         if machine.gate == Gate::Open { "shows the machine" } else { "is answered by policy" }
     ));
+    let monitor = machine.image.monitor();
+    let profile = if monitor.policy().profile == Profile::Shared { "shared" } else { "strict" };
+    line.say(format_args!("policy {:032x}, profile {profile}", monitor.short_hash()));
     line.record(&Record::Started(Started { cpus, time_ns }));
 }

@@ -255,10 +255,7 @@ fn channels_join_two_vms() {
     assert_eq!(bad(|manifest| manifest.channels[0].ends = [0, 2]), ends(0, 2));
     assert_eq!(bad(|manifest| manifest.channels[0].ends = [u32::MAX, 0]), ends(u32::MAX, 0));
     assert_eq!(bad(|manifest| manifest.channels[0].ends = [1, 1]), ends(1, 1));
-    for (frames, found) in [(0, "it has 0 frames"), (4097, "it has 4097 frames")] {
-        let problem = changed(|manifest| manifest.channels[0].frames = frames);
-        assert_eq!(problem, format!("channel 0: {found}; 1 to 4096 are possible"));
-    }
+    assert_eq!(bad(|manifest| manifest.channels[0].frames = 4097), "it has 4097 frames; 0 to 4096 are possible");
     let many = changed(|manifest| {
         let channel = manifest.channels[0].clone();
         let named = |number| protocol::manifest::ChannelManifest { name: format!("c{number}"), ..channel.clone() };

@@ -170,6 +170,22 @@ fn the_slots_of_a_major_frame_are_bounded_ordered_and_of_one_label() {
 fn the_manifest_asks_for_nothing_that_the_policy_forbids() {
     let secret = refused(|policy| policy.subjects[1].label = SECRET);
     assert_eq!(secret, "channel 0: the policy forbids a channel between VMs 0 and 1");
+    let one_way = |labels: [Label; 2], flows: &[[VmId; 2]]| {
+        let mut manifest = demo_manifest();
+        manifest.channels[0].frames = 0;
+        let mut policy = demo_policy(&manifest);
+        policy.subjects.iter_mut().zip(labels).for_each(|(subject, label)| subject.label = label);
+        policy.flows = flows.into();
+        let bytes = pack_with(&manifest, &postcard::to_allocvec(&policy).unwrap());
+        SystemImage::parse(&bytes).map(|_| ()).map_err(|problem| problem.to_string())
+    };
+    let public = Label::default();
+    let unknown = Err("channel 0: the policy does not know a one-way channel from VM 0 to 1".to_owned());
+    assert_eq!(one_way([public, SECRET], &[[LOW, HIGH]]), Ok(()));
+    assert_eq!(one_way([SECRET, SECRET], &[]), Ok(()));
+    assert_eq!(one_way([public, SECRET], &[]), unknown);
+    assert_eq!(one_way([public, SECRET], &[[HIGH, LOW]]), unknown);
+    assert_eq!(one_way([SECRET, public], &[[LOW, HIGH]]), unknown);
     let mut manifest = demo_manifest();
     manifest.vms[1].on_crash = OnCrash::HaltAll;
     let mut policy = demo_policy(&manifest);

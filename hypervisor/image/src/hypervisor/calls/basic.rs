@@ -4,6 +4,7 @@ use core::sync::atomic::Ordering;
 
 use hv_arch::guest::copy;
 use hv_core::addr::convert::{index, wide};
+use hv_core::policy::{Operation, Permit};
 use protocol::Status;
 use protocol::call::{ConsoleRead, ConsoleWrite, Info, LogWrite};
 use protocol::flags::InfoTopic;
@@ -21,10 +22,16 @@ pub(super) fn info(caller: &mut Caller<'_>, call: Info) -> Result<u64, Refusal> 
         InfoTopic::OwnVm => u64::from(caller.vm().id.0),
         InfoTopic::OwnVcpu => u64::from(caller.vcpu.id.0),
         InfoTopic::VcpuCount => wide(caller.vm().vcpu_count),
-        InfoTopic::MemoryFrames => caller.vm().memory()?.list().frames(),
-        InfoTopic::PoolFrames => caller.vm().memory()?.pool_frames(),
-        InfoTopic::Time => caller.vm().now().0,
+        InfoTopic::MemoryFrames => caller.memory()?.list().frames(),
+        InfoTopic::PoolFrames => caller.memory()?.pool_frames(),
+        InfoTopic::Time => time_of(caller.own(Operation::TimeRead)?)?,
     })
+}
+
+/// The time of the VM that a permit is for.
+fn time_of(permit: Permit) -> Result<u64, Status> {
+    let vm = machine().vm(permit.object()).ok_or(Status::NotPermitted)?;
+    Ok(vm.now().0)
 }
 
 /// Room for the longest write.
@@ -43,18 +50,20 @@ pub(super) fn console_write(caller: &mut Caller<'_>, call: ConsoleWrite) -> Resu
     if bytes.is_empty() {
         return Ok(0);
     }
-    let taken = machine().line.lock().write(caller.vm().id, bytes);
+    let permit = caller.own(Operation::ConsoleWrite)?;
+    let taken = machine().line.lock().write(permit, bytes);
     if taken == 0 { Err(Status::Retry.into()) } else { Ok(wide(taken)) }
 }
 
 pub(super) fn console_read(caller: &mut Caller<'_>, call: ConsoleRead) -> Result<u64, Refusal> {
     let mut buffer = [0; BUFFER];
     let bytes = part(&mut buffer, call.length)?;
+    let permit = caller.own(Operation::ConsoleRead)?;
     let mut line = machine().line.lock();
-    let read = line.peek(caller.vm().id, bytes);
+    let read = line.peek(&permit, bytes);
     copy::write(call.buffer, bytes.get(..read).unwrap_or(&[]))?;
     // Only what arrived is taken off the queue.
-    line.consume(caller.vm().id, read);
+    line.consume(permit, read);
     Ok(wide(read))
 }
 
@@ -64,6 +73,7 @@ pub(super) fn log_write(caller: &mut Caller<'_>, call: LogWrite) -> Result<(), R
     copy::read(call.buffer, bytes)?;
     let vm = caller.vm();
     let sequence = vm.log_sequence.fetch_add(1, Ordering::Relaxed);
-    machine().line.lock().log(Some(vm.id), sequence, bytes);
+    let permit = caller.own(Operation::ConsoleWrite)?;
+    machine().line.lock().log(Some(permit), sequence, bytes);
     Ok(())
 }

@@ -25,7 +25,7 @@ pub(super) fn grant_create(caller: &mut Caller<'_>, call: GrantCreate) -> Result
         if call.flags.contains(GrantFlags::WRITE) { Operation::GrantCreateWrite } else { Operation::GrantCreateRead };
     let (permit, _) = permit(caller, operation, call.peer)?;
     let vm = caller.vm();
-    let mut memory = vm.memory()?;
+    let mut memory = caller.memory()?;
     let frame = memory.pin(machine().memory(), call.frame)?;
     let created = vm.grants.lock().create(permit, frame);
     if created.is_err() {
@@ -46,7 +46,7 @@ pub(super) fn grant_map(caller: &mut Caller<'_>, call: GrantMap) -> Result<(), R
     let operation = if writes { Operation::GrantMapWrite } else { Operation::GrantMapRead };
     let (permit, owner) = permit(caller, operation, call.owner)?;
     let vm = caller.vm();
-    let mut memory = vm.memory()?;
+    let mut memory = caller.memory()?;
     let place = Place { space: call.space, address: call.address };
     let mapping = owner.grants.lock().begin_map(permit, call.grant, place)?;
     let shown = (mapping.machine, call.grant.0.to_le_bytes()[0]);
@@ -74,7 +74,7 @@ pub(in crate::hypervisor) fn take_out(vm: &Vm, memory: &mut Memory, place: Optio
 pub(super) fn grant_unmap(caller: &mut Caller<'_>, call: GrantUnmap) -> Result<(), Refusal> {
     let vm = caller.vm();
     let owner = machine().vm(call.owner).ok_or(Status::NotPermitted)?;
-    let mut memory = vm.memory()?;
+    let mut memory = caller.memory()?;
     let unmapping = owner.grants.lock().begin_unmap(vm.id, call.grant)?;
     take_out(vm, &mut memory, unmapping.place, unmapping.machine);
     owner.grants.lock().finish_unmap(unmapping);

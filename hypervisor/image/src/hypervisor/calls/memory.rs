@@ -29,18 +29,17 @@ fn settle(vm: &Vm, mut memory: MemoryGuard<'_>, covered: Covered) -> Result<u64,
 }
 
 pub(super) fn space_create(caller: &mut Caller<'_>, _call: SpaceCreate) -> Result<SpaceId, Refusal> {
-    Ok(caller.vm().memory()?.space_create(machine().memory())?)
+    Ok(caller.memory()?.space_create(machine().memory())?)
 }
 
 pub(super) fn space_destroy(caller: &mut Caller<'_>, call: SpaceDestroy) -> Result<(), Refusal> {
     caller.alone()?;
-    let vm = caller.vm();
-    let mut memory = vm.memory()?;
+    let mut memory = caller.memory()?;
     Ok(memory.space_destroy(machine().memory(), call.space)?)
 }
 
 pub(super) fn space_switch(caller: &mut Caller<'_>, call: SpaceSwitch) -> Result<(), Refusal> {
-    let mut memory = caller.vm().memory()?;
+    let mut memory = caller.memory()?;
     let roots = memory.enter(call.space)?;
     let left = caller.vcpu.space();
     caller.vcpu.set_space(call.space, roots);
@@ -51,21 +50,21 @@ pub(super) fn space_switch(caller: &mut Caller<'_>, call: SpaceSwitch) -> Result
 
 pub(super) fn map(caller: &mut Caller<'_>, call: Map) -> Result<u64, Refusal> {
     let vm = caller.vm();
-    let mut memory = vm.memory()?;
+    let mut memory = caller.memory()?;
     let covered = memory.map(machine().memory(), call)?;
     settle(vm, memory, covered)
 }
 
 pub(super) fn unmap(caller: &mut Caller<'_>, call: Unmap) -> Result<u64, Refusal> {
     let vm = caller.vm();
-    let mut memory = vm.memory()?;
+    let mut memory = caller.memory()?;
     let covered = memory.unmap(machine().memory(), call)?;
     settle(vm, memory, covered)
 }
 
 pub(super) fn protect(caller: &mut Caller<'_>, call: Protect) -> Result<u64, Refusal> {
     let vm = caller.vm();
-    let mut memory = vm.memory()?;
+    let mut memory = caller.memory()?;
     let covered = memory.protect(machine().memory(), call)?;
     settle(vm, memory, covered)
 }
@@ -87,7 +86,7 @@ pub(super) fn memory_batch(caller: &mut Caller<'_>, call: MemoryBatch) -> Result
         read = index(number).saturating_add(1);
     }
     let vm = caller.vm();
-    let mut memory = vm.memory()?;
+    let mut memory = caller.memory()?;
     let (owed, result) = memory.batch(machine().memory(), entries.get(..read).unwrap_or(&[]));
     if !owed.is_nothing() {
         memory.settle(machine().memory(), owed, |flush| vm.flush(flush));
@@ -96,16 +95,16 @@ pub(super) fn memory_batch(caller: &mut Caller<'_>, call: MemoryBatch) -> Result
 }
 
 pub(super) fn translate(caller: &mut Caller<'_>, call: Translate) -> Result<Pair, Refusal> {
-    let memory = caller.vm().memory()?;
+    let memory = caller.memory()?;
     Ok(memory.translate(machine().memory(), call.space, call.address)?)
 }
 
 pub(super) fn frame_release(caller: &mut Caller<'_>, call: FrameRelease) -> Result<u64, Refusal> {
-    let mut memory = caller.vm().memory()?;
+    let mut memory = caller.memory()?;
     Ok(memory.release(machine().memory(), call.frame, call.count)?)
 }
 
 pub(super) fn frame_reclaim(caller: &mut Caller<'_>, call: FrameReclaim) -> Result<u64, Refusal> {
-    let mut memory = caller.vm().memory()?;
+    let mut memory = caller.memory()?;
     Ok(memory.reclaim(machine().memory(), call.frame, call.count)?)
 }

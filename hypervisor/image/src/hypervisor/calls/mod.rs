@@ -10,12 +10,12 @@ mod processor;
 mod scheduling;
 
 use hv_arch::guest::Registers;
-use hv_core::policy::Denial;
+use hv_core::policy::{Denial, Operation, Permit};
 use protocol::call::{self, Handler, Pair};
 use protocol::{GrantRef, Port, SpaceId, Status};
 
 use super::cpu::Cpu;
-use super::machine::Vm;
+use super::machine::{MemoryGuard, Vm, machine};
 use super::vcpu::Vcpu;
 
 pub(super) use grants::take_out;
@@ -76,6 +76,19 @@ impl Caller<'_> {
     #[inline(always)]
     fn vm(&self) -> &'static Vm {
         self.vcpu.vm()
+    }
+
+    /// Asks the policy for something that the VM does to itself.
+    #[inline(always)]
+    fn own(&self, operation: Operation) -> Result<Permit, Denial> {
+        let vm = self.vm().id;
+        machine().image.monitor().decide(vm, operation, vm)
+    }
+
+    /// The VM's own memory.
+    #[inline(always)]
+    fn memory(&self) -> Result<MemoryGuard<'static>, Refusal> {
+        Ok(machine().memory_of(self.own(Operation::MemoryUse)?)?)
     }
 
     /// Refuses a call that cannot stand in a batch.

@@ -57,7 +57,7 @@ pub(super) fn vcpu_start(caller: &mut Caller<'_>, call: VcpuStart) -> Result<(),
     if !is_kernel(call.entry) || !is_kernel(call.stack) {
         return Err(Status::BadAddress.into());
     }
-    let mut memory = vm.memory()?;
+    let mut memory = caller.memory()?;
     let mut scheduler = machine().scheduler.lock();
     if scheduler.state(run::key(vcpu)) != Some(sched::RunState::Stopped) {
         return Err(Status::WrongState.into());
@@ -83,7 +83,7 @@ pub(super) fn vcpu_stop(caller: &mut Caller<'_>, call: VcpuStop) -> Result<(), R
     let vcpu = vm.vcpu(call.vcpu).ok_or(Status::NotFound)?;
     if caller.vcpu.id == vcpu.id {
         // A stopped vCPU keeps no space busy, and no flush has to reach it.
-        move_to(&mut *vm.memory()?, vcpu, SpaceId::FIRST)?;
+        move_to(&mut *caller.memory()?, vcpu, SpaceId::FIRST)?;
         vcpu.load_root();
     }
     let stop = machine().scheduler.lock().stop(run::key(vcpu))?;
@@ -99,7 +99,7 @@ pub(super) fn vcpu_stop(caller: &mut Caller<'_>, call: VcpuStop) -> Result<(), R
             run::wait_until_stopped(vcpu, caller.vcpu);
         }
     }
-    let mut memory = vm.memory()?;
+    let mut memory = caller.memory()?;
     let scheduler = machine().scheduler.lock();
     // It may have been started anew meanwhile, or not have stopped yet: then its space stays in use.
     if scheduler.state(run::key(vcpu)) == Some(sched::RunState::Stopped) {
