@@ -71,6 +71,8 @@ enum Command {
     Bench(cmd::bench::Options),
     /// List the instructions of guests that do not trap as they should, and what to write instead.
     Audit(cmd::audit::Options),
+    /// Check, explain, draw or test the policy of a system.
+    Policy(cmd::policy::Options),
     /// Check the rules that no other tool checks.
     Lint(cmd::lint::Options),
 }
@@ -97,6 +99,7 @@ fn main() -> ExitCode {
         Command::Bench(options) => cmd::bench::run(&options),
         Command::Audit(options) => cmd::audit::run(&options),
         Command::Lint(options) => cmd::lint::run(&options),
+        Command::Policy(options) => cmd::policy::run(&options),
     };
     match result {
         Ok(exit) => exit.into(),

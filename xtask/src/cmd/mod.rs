@@ -8,6 +8,7 @@ pub mod image;
 pub mod lint;
 pub mod log;
 pub mod new;
+pub mod policy;
 pub mod reference;
 pub mod run;
 pub mod test;
@@ -80,6 +81,7 @@ pub fn system_names() -> Vec<String> {
         .map(|entry| entry.path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
         .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
+        .filter(|name| !name.ends_with(".policy"))
         .collect();
     names.sort();
     names

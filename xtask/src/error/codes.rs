@@ -109,6 +109,45 @@ codes! {
     PORTS = "HV-CFG-027", "the ports cannot be given",
         "Each I/O port belongs to one VM at most. Ports of the hypervisor's own devices, and of devices that reach memory by themselves or reset the machine, belong to no VM.",
         "leave the range out";
+    POLICY_UNREADABLE = "HV-POL-001", "the policy file cannot be read",
+        "`policy` names a file beside the system file. Without the file there is no policy, and without a policy nothing runs.",
+        "check the path; it is relative to the system file";
+    POLICY_NAME = "HV-POL-002", "a level or category is not declared",
+        "Labels are written with the names that [levels] and [categories] list, so that a misspelling cannot make a label of its own.",
+        "correct the name or declare it";
+    POLICY_WORD = "HV-POL-003", "unknown role or operation",
+        "Roles and operations are fixed; a word that means nothing would protect nothing.",
+        "use one of the words that the message names";
+    POLICY_VM = "HV-POL-004", "the policy and the system do not have the same VMs",
+        "Each VM of the system has exactly one [[vm]] in its policy file, and each name in the policy is a VM of the system.",
+        "add or remove a [[vm]], or correct the name";
+    POLICY_LABEL_TWICE = "HV-POL-005", "a label stands in two files",
+        "With a policy file, labels stand there and nowhere else: two places could say different things.",
+        "remove `label` from the system file";
+    POLICY_ROLES = "HV-POL-006", "one VM holds roles that exclude each other",
+        "Who sets the policy must not be who judges its effect: auditor and security administrator are different VMs.",
+        "give one of the roles to another VM";
+    POLICY_TRUST = "HV-POL-007", "the trust in a VM is not bounded",
+        "A trusted VM has a range of labels around its own and a list of operations that labels decide; at most three VMs are trusted, so that each can be reviewed.",
+        "correct the range or the list";
+    POLICY_PARTITION = "HV-POL-008", "the time partitions do not fit",
+        "A strict profile divides time into slots: every VM has one, all VMs of a slot have one label, and the slots fill the frame.",
+        "correct the slots of [partition]";
+    MAC_REFUSED = "HV-MAC-001", "the policy refuses the operation",
+        "Information may flow to where secrecy is not lower and integrity is not higher; writing both ways needs equal labels; roles are held or not.",
+        "change the labels, or do without the operation";
+    MAC_UNEXPECTED = "HV-MAC-002", "a flow that is not expected",
+        "`expected-flows` lists from which VM information may reach which, directly or through others. This flow is possible and not listed.",
+        "list it if it is meant, or change the labels or the trust that make it possible";
+    MAC_IMPOSSIBLE = "HV-MAC-003", "an expected flow is not possible",
+        "A list that says more than is true is not read carefully.",
+        "remove it from the list, or change the labels so that it is possible";
+    MAC_EXPECTATION = "HV-MAC-004", "the policy decides otherwise than expected",
+        "An [[expect]] of the policy file says what the policy must decide.",
+        "find out which of the two is wrong";
+    MAC_NO_FLOW = "HV-MAC-005", "a one-way channel that the policy does not know",
+        "A one-way channel between different labels is named by a [[flow]] of the policy file, so that a person has seen it.",
+        "add the [[flow]], or leave the channel out";
     TARGET_MISSING = "HV-HOST-001", "the Rust target is missing",
         "Hypervisor and guests are built for x86_64-unknown-none.",
         "rustup target add x86_64-unknown-none";

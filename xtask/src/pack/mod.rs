@@ -104,7 +104,7 @@ mod tests {
             flags: MapFlags::WRITE,
         };
         Assembly {
-            policy: crate::policy::plain(&[]),
+            policy: crate::policy::Compiled::default().policy,
             manifest: Manifest {
                 name: "one".into(),
                 vms: vec![VmManifest {

@@ -11,7 +11,6 @@ use super::document::{ConfigError, Place};
 use super::{Artifact, ModuleSpec, System, VmSpec};
 use crate::elf;
 use crate::error::codes::{self, Code};
-use crate::policy;
 
 /// Where built programs come from.
 pub trait Artifacts {
@@ -55,7 +54,7 @@ pub fn assemble(system: &System, artifacts: &mut dyn Artifacts, memory_mib: u64)
         return Err(work.errors);
     }
     Ok(Assembly {
-        policy: policy::plain(&system.vms),
+        policy: system.policy.policy.clone(),
         manifest: Manifest { name: system.name.clone(), vms, channels: channels(system) },
         payloads: work.payloads,
         programs: work.programs,

@@ -1,13 +1,16 @@
-//! Compares what stands in different places of a system file: names, ends of channels, labels,
-//! counts.
+//! Compares what stands in different places of a system file: names, ends of channels, counts; and
+//! what it asks for with its policy.
 
 use std::collections::BTreeMap;
 
 use protocol::layout::limit;
+use protocol::manifest::OnCrash;
+use protocol::policy::{Decision, Operation, allows};
 
 use super::document::{ConfigError, Place, Placed, Source};
 use super::{ChannelSpec, System, VmSpec};
 use crate::error::codes;
+use crate::policy::explain;
 
 /// Records everything that does not fit together.
 pub fn check(source: Source<'_>, system: &System, errors: &mut Vec<ConfigError>) {
@@ -99,13 +102,37 @@ fn check_channel(source: Source<'_>, system: &System, channel: &ChannelSpec, err
     if first.name == second.name {
         let what = format!("both ends are `{}`", first.name);
         errors.push(source.error(codes::CHANNEL_TO_SELF, &channel.place, what));
-        return;
     }
-    for (from, to) in [(first, second), (second, first)] {
-        if !from.label.flows_to(to.label) {
-            let what = format!("nothing may flow from `{}` to `{}` by their labels", from.name, to.name);
+}
+
+/// Records what the policy does not allow of what the system asks for.
+pub fn check_permitted(source: Source<'_>, system: &System, errors: &mut Vec<ConfigError>) {
+    let subject = |name: &str| system.policy.policy.subjects.iter().find(|subject| subject.name == name);
+    for channel in &system.channels {
+        let [first, second] = channel.between.each_ref().map(|end| subject(&end.value));
+        let (Some(first), Some(second)) = (first, second) else {
+            continue;
+        };
+        let is_refused = |operation| allows(first, operation, second) == Decision::Refused;
+        let refused_use = is_refused(Operation::ChannelUse);
+        if channel.frames > 0 && refused_use {
+            let what = explain::refusal(first, Operation::ChannelUse, second);
             errors.push(source.error(codes::LABELS, &channel.place, what));
-            return;
+        } else if channel.frames == 0 && is_refused(Operation::EventSend) {
+            let what = explain::refusal(first, Operation::EventSend, second);
+            errors.push(source.error(codes::MAC_REFUSED, &channel.place, what));
+        } else if channel.frames == 0 && refused_use && !system.policy.knows_flow(&first.name, &second.name) {
+            let what = format!("no [[flow]] from `{}` to `{}`", first.name, second.name);
+            errors.push(source.error(codes::MAC_NO_FLOW, &channel.place, what));
+        }
+    }
+    for vm in system.vms.iter().filter(|vm| vm.on_crash == OnCrash::HaltAll) {
+        if let Some(vm_subject) = subject(&vm.name)
+            && allows(vm_subject, Operation::HaltAll, vm_subject) == Decision::Refused
+        {
+            let what = explain::refusal(vm_subject, Operation::HaltAll, vm_subject);
+            let remedy = "give it the role operator in the policy file, or another `on-crash`";
+            errors.push(source.error(codes::MAC_REFUSED, &vm.place, what).remedy(remedy));
         }
     }
 }

@@ -150,6 +150,11 @@ impl<'a, 'e> TableReader<'a, 'e> {
         })
     }
 
+    /// Whether a key stands there.
+    pub fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
     /// A key with the tables that it stands in.
     fn key_path(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }

@@ -20,6 +20,7 @@ use protocol::processor::{PortRange, ProcessorPolicy};
 use toml::de::DeTable;
 
 use crate::error::codes;
+use crate::policy::{self, Compiled};
 use document::{ConfigError, Place, Placed, Source, TableReader};
 
 /// A system as its file states it, checked as far as that goes without opening other files.
@@ -33,6 +34,8 @@ pub struct System {
     pub vms: Vec<VmSpec>,
     /// The channels in order.
     pub channels: Vec<ChannelSpec>,
+    /// What the VMs may do.
+    pub policy: Compiled,
     /// How it is tested, if it is a test.
     pub test: Option<TestSpec>,
 }
@@ -56,8 +59,8 @@ pub struct VmSpec {
     pub weight: u32,
     /// Most percent of one CPU, or 0.
     pub cap_percent: u32,
-    /// Security label.
-    pub label: Label,
+    /// Security label, if this file says.
+    pub label: Option<Placed<Label>>,
     /// What it learns of the processor and may use of it.
     pub processor: ProcessorPolicy,
     /// I/O ports that it may use.
@@ -101,7 +104,7 @@ pub struct ChannelSpec {
     pub place: Place,
     /// Names of the two VMs.
     pub between: [Placed<String>; 2],
-    /// Frames of the region.
+    /// Frames of the region; 0 for a one-way channel.
     pub frames: u64,
 }
 
@@ -126,6 +129,8 @@ pub struct TestSpec {
     pub exit: Option<u8>,
     /// Runs under QEMU's instruction clock.
     pub icount: bool,
+    /// Each VM prints what it can do to each; that must be what the policy says.
+    pub cells: bool,
     /// A script to run.
     pub script: Option<PathBuf>,
 }
@@ -140,9 +145,18 @@ pub fn parse(source: Source<'_>, stem: &str, folder: &Path) -> Result<System, Ve
         vec![source.error(codes::TOML, &place, error.message().trim_end())]
     })?;
     let mut errors = Vec::new();
-    let system = read_system(source, document.get_ref(), stem, folder, &mut errors);
+    let (mut system, policy_file) = read_system(source, document.get_ref(), stem, folder, &mut errors);
     if errors.is_empty() {
         check::check(source, &system, &mut errors);
+    }
+    if errors.is_empty() {
+        match policy::of(source, &system.vms, policy_file) {
+            Ok(policy) => system.policy = policy,
+            Err(found) => errors = found,
+        }
+    }
+    if errors.is_empty() {
+        check::check_permitted(source, &system, &mut errors);
     }
     if errors.is_empty() { Ok(system) } else { Err(errors) }
 }
@@ -154,9 +168,10 @@ fn read_system(
     stem: &str,
     folder: &Path,
     errors: &mut Vec<ConfigError>,
-) -> System {
+) -> (System, Option<Placed<PathBuf>>) {
     let mut top = TableReader::new(source, table, Place::default(), errors);
     let name = top.text("name").map_or_else(|| stem.to_owned(), |name| name.value);
+    let policy = top.text("policy").map(|file| Placed { value: folder.join(file.value), place: file.place });
     let vm_tables = top.tables("vm");
     let channel_tables = top.tables("channel");
     let test_table = top.table("test");
@@ -174,7 +189,8 @@ fn read_system(
     }
     let test = test_table.map(|test| read_test(TableReader::new(source, test.value, test.place, top.errors()), folder));
     top.finish();
-    System { name, file: source.file.to_owned(), vms, channels, test }
+    let file = source.file.to_owned();
+    (System { name, file, vms, channels, policy: Compiled::default(), test }, policy)
 }
 
 /// The place of one of several tables: `vm.hello` says more than `vm`.
@@ -194,8 +210,10 @@ fn read_vm(mut table: TableReader<'_, '_>, folder: &Path) -> Option<VmSpec> {
     let weight = table.number("weight", 1..=10_000);
     let cap = table.number("cap", 1..=100 * u64::from(limit::VCPUS));
     let label = table.table("label");
-    let label =
-        label.map(|label| read_label(TableReader::new(table.source(), label.value, label.place, table.errors())));
+    let label = label.map(|label| {
+        let place = label.place.clone();
+        Placed { value: read_label(TableReader::new(table.source(), label.value, label.place, table.errors())), place }
+    });
     let processor = processor::read_cpu(&mut table);
     let ports = processor::read_ports(&mut table);
     let on_crash = read_on_crash(&mut table);
@@ -221,7 +239,7 @@ fn read_vm(mut table: TableReader<'_, '_>, folder: &Path) -> Option<VmSpec> {
         vcpus: narrow(vcpus, 1),
         weight: narrow(weight, 100),
         cap_percent: narrow(cap, 0),
-        label: label.unwrap_or_default(),
+        label,
         processor,
         ports,
         on_crash,
@@ -342,8 +360,14 @@ fn read_module(mut table: TableReader<'_, '_>, folder: &Path) -> Option<ModuleSp
 fn read_channel(mut table: TableReader<'_, '_>) -> Option<ChannelSpec> {
     let place = table.place();
     let name = read_name(&mut table, "name");
-    let ends = table.texts("between");
+    let one_way = [table.text("from"), table.text("to")].map(|end| end.into_iter());
+    let ends: Vec<Placed<String>> = table.texts("between").into_iter().chain(one_way.into_iter().flatten()).collect();
+    let is_one_way = table.has("from") || table.has("to");
     let size = table.size("size");
+    if is_one_way && (size.is_some() || table.has("between")) {
+        let what = "a one-way channel has `from` and `to`, no `between` and no `size`";
+        table.refuse(codes::BAD_VALUE, &place, what);
+    }
     if let Some(size) = &size
         && size.value > protocol::layout::CHANNEL_STRIDE
     {
@@ -352,10 +376,12 @@ fn read_channel(mut table: TableReader<'_, '_>) -> Option<ChannelSpec> {
     }
     let between: Option<[Placed<String>; 2]> = ends.try_into().ok();
     if between.is_none() {
-        table.refuse(codes::MISSING_KEY, &place, "`between` must name two VMs, such as [\"ping\", \"pong\"]");
+        let what = "`between` must name two VMs, such as [\"ping\", \"pong\"]; or `from` and `to` one each";
+        table.refuse(codes::MISSING_KEY, &place, what);
     }
     table.finish();
-    Some(ChannelSpec { name: name?, place, between: between?, frames: size.map_or(16, |size| size.value / PAGE_SIZE) })
+    let frames = if is_one_way { 0 } else { size.map_or(16, |size| size.value / PAGE_SIZE) };
+    Some(ChannelSpec { name: name?, place, between: between?, frames })
 }
 
 /// Reads the `[test]` table.
@@ -380,6 +406,7 @@ fn read_test(mut table: TableReader<'_, '_>, folder: &Path) -> TestSpec {
         timeout: table.number("timeout", 1..=3_600).map_or(60, |timeout| timeout.value),
         exit: table.number("exit", 0..=7).and_then(|exit| u8::try_from(exit.value).ok()),
         icount: table.flag("icount"),
+        cells: table.flag("cells"),
         script: script.map(|script| script.value),
     };
     table.finish();

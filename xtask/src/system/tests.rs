@@ -68,7 +68,7 @@ smp = [1, 2]
     let ping = &system.vms[0];
     assert_eq!((ping.memory.value, ping.pool_frames, ping.vcpus), (8192, Some(256), 2));
     assert_eq!((ping.weight, ping.cap_percent), (200, 50));
-    assert_eq!(ping.label.secrecy_categories, 0b10_0001);
+    assert_eq!(ping.label.as_ref().unwrap().value.secrecy_categories, 0b10_0001);
     assert_eq!(ping.on_crash, protocol::manifest::OnCrash::Restart(5));
     assert_eq!(ping.modules[1].source.value, Artifact::Package("programs".into(), Some("sh".into())));
     let pong = &system.vms[1];
@@ -233,7 +233,7 @@ fn a_channel_against_the_labels_is_refused() {
     let text = TWO.replace("kernel = \"b\"", "kernel = \"b\"\nlabel = { secrecy = 1 }");
     let text = format!("{text}[[channel]]\nname = \"c\"\nbetween = [\"a\", \"b\"]\n");
     let error = refused(&text, codes::LABELS, 9, "channel.c");
-    assert!(error.what.contains("from `b` to `a`"), "{}", error.what);
+    assert!(error.what.contains("a -> b, channel-use"), "{}", error.what);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use crate::error::{Context, Failure};
 use crate::qemu::{Boot, Machine};
 use crate::session::{self, Goal, Outcome, SilentView};
 use crate::system::{System, TestSpec};
+use protocol::policy::{Decision, Operation, Policy, Rule, allows, rule};
 
 /// A test for each system and number of CPUs, and the hello system by each other way of booting.
 pub fn cases() -> Result<Vec<Case>, Failure> {
@@ -52,6 +53,27 @@ fn audit(bench: &mut Bench) -> Result<(), Failure> {
 const UNFIT: [(&str, &str); 3] =
     [("qemu32", "long mode"), ("max,-nx", "cannot start"), ("max,-syscall", "cannot start")];
 
+/// What each VM must print about each other one, and about itself, when the policy is kept.
+fn cells(policy: &Policy) -> Vec<String> {
+    let subjects = &policy.subjects;
+    let pairs = subjects.iter().flat_map(|subject| subjects.iter().map(move |object| (subject, object)));
+    let cells = pairs.flat_map(|pair| Operation::ALL.iter().map(move |operation| (pair, *operation)));
+    let tried = cells.filter(|((subject, object), operation)| match rule(*operation) {
+        Rule::Equal | Rule::SubjectToObject | Rule::ObjectToSubject => subject.name != object.name,
+        // A VM cannot so much as name the console, memory or time of another.
+        Rule::Own => subject.name == object.name && *operation != Operation::ConsoleRead,
+        // No call of a VM has this effect.
+        Rule::Role(_) => false,
+    });
+    tried
+        .map(|((subject, object), operation)| {
+            let is_allowed = allows(subject, operation, object) != Decision::Refused;
+            let word = if is_allowed { "allowed" } else { "refused" };
+            format!("[{}] {} -> {}, {}: {word}", subject.name, subject.name, object.name, operation.name())
+        })
+        .collect()
+}
+
 /// Boots a system as its test table says.
 fn run_system(bench: &mut Bench, system: &System, smp: u32, cpu: String) -> Result<Outcome, Failure> {
     let Some(test) = &system.test else {
@@ -68,7 +90,7 @@ fn run_system(bench: &mut Bench, system: &System, smp: u32, cpu: String) -> Resu
     };
     let goal = Goal {
         to_end: test.exit.is_some() || (test.expect.is_empty() && script.is_empty()),
-        expect: test.expect.clone(),
+        expect: [test.expect.clone(), if test.cells { cells(&system.policy.policy) } else { Vec::new() }].concat(),
         script,
         timeout: Some(Duration::from_secs(test.timeout)),
         interactive: false,
