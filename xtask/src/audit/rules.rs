@@ -253,8 +253,8 @@ rules! {
         why "invalid opcode: both modes of the guest are ring 3, so SMAP does not stand between them"
         instead "nothing: leave it out";
     "io" Fault InputOutput "IN, OUT, INS, OUTS" [In Out Insb Insw Insd Outsb Outsw Outsd]
-        why "general protection: no port is the guest's"
-        instead "`console_write` and `console_read`, channels, and `timer_set`";
+        why "general protection: ports are reached by calls only"
+        instead "`io_read` and `io_write` for a port that the system file gives to the VM; `console_write`, `timer_set` and channels for the rest";
     "cache" Fault Protection "WBINVD, WBNOINVD, INVD" [Wbinvd Wbnoinvd Invd]
         why "general protection: the caches are shared by every VM"
         instead "nothing: memory is write-back and coherent";
