@@ -277,11 +277,12 @@ pub(super) fn cpu_time(vm: &Vm) -> u64 {
     vm.vcpus().iter().map(|vcpu| scheduler.usage(key(vcpu), now).run_time_ns).fold(0, u64::saturating_add)
 }
 
-/// Waits until another CPU has left a vCPU that was told to stop. Gives up when the caller's own vCPU
-/// is told to stop meanwhile: else two that stop each other would wait for ever.
+/// Waits until another CPU has left a vCPU that was told to stop, or somebody started it anew since. Gives
+/// up when the caller's own vCPU is told to stop meanwhile: else two that stop each other would wait for
+/// ever.
 pub(super) fn wait_until_stopped(vcpu: &Vcpu, own: &Vcpu) {
-    while machine().scheduler.lock().state(key(vcpu)) != Some(RunState::Stopped) && !own.stopping.load(Ordering::SeqCst)
-    {
+    let is_told = |vcpu: &Vcpu| vcpu.stopping.load(Ordering::SeqCst);
+    while is_told(vcpu) && machine().scheduler.lock().state(key(vcpu)) != Some(RunState::Stopped) && !is_told(own) {
         mmu::flush::service();
         hv_arch::cpu::pause();
     }

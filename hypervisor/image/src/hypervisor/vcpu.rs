@@ -69,7 +69,7 @@ pub(super) struct Vcpu {
     pub(super) other_gs: Cell,
     presence: AtomicU32,
     has_breakpoints: AtomicBool,
-    /// Another vCPU waits for this one to stop.
+    /// It was told to stop, and not started anew since. Written under the scheduler's lock.
     pub(super) stopping: AtomicBool,
     handlers: [Cell; HANDLERS],
     /// The last calls, for the report of a crash.
@@ -227,6 +227,7 @@ impl Vcpu {
 
     /// Gives it the state of a vCPU that starts at an entry.
     pub(super) fn prepare(&self, registers: Registers) {
+        self.stopping.store(false, Ordering::SeqCst);
         self.user_mode.set(0);
         self.other_gs.set(0);
         self.set_debug(DebugRegisters::INITIAL);

@@ -63,7 +63,6 @@ pub(super) fn vcpu_start(caller: &mut Caller<'_>, call: VcpuStart) -> Result<(),
         return Err(Status::WrongState.into());
     }
     // Two vCPUs that start a third at once: the scheduler's lock lets one through.
-    vcpu.stopping.store(false, Ordering::SeqCst);
     // Waits for the CPU that it stopped on to leave its root, before the space may go.
     vcpu.prepare(Registers::start(call.entry.0, call.stack.0, call.argument));
     move_to(&mut memory, vcpu, caller.vcpu.space())?;
@@ -86,7 +85,11 @@ pub(super) fn vcpu_stop(caller: &mut Caller<'_>, call: VcpuStop) -> Result<(), R
         move_to(&mut *caller.memory()?, vcpu, SpaceId::FIRST)?;
         vcpu.load_root();
     }
-    let stop = machine().scheduler.lock().stop(run::key(vcpu))?;
+    let mut scheduler = machine().scheduler.lock();
+    let stop = scheduler.stop(run::key(vcpu))?;
+    // Under the scheduler's lock, as the `prepare` of a start, which takes it back.
+    vcpu.stopping.store(true, Ordering::SeqCst);
+    drop(scheduler);
     match stop {
         Stop::Done => {}
         Stop::OnCpu(on) if on == caller.cpu.id => {
@@ -94,7 +97,6 @@ pub(super) fn vcpu_stop(caller: &mut Caller<'_>, call: VcpuStop) -> Result<(), R
             return Ok(());
         }
         Stop::OnCpu(on) => {
-            vcpu.stopping.store(true, Ordering::SeqCst);
             run::interrupt(on);
             run::wait_until_stopped(vcpu, caller.vcpu);
         }
