@@ -127,10 +127,14 @@ pub(crate) const ITEMS: &[Item] = &[
     Item::new("privileged", "HLT", "3A", code::hlt).instead("event::wait_until", words::wait),
     Item::new("privileged", "CLI", "3B", code::cli).instead("event::mask", words::mask_and_restore),
     Item::new("privileged", "STI", "3B", code::sti).instead("event::unmask", words::mask_and_restore),
-    Item::new("privileged", "IN", "3D", code::port_in).instead("channels; port calls for driver VMs", words::none),
-    Item::new("privileged", "OUT", "3D", code::port_out).instead("channels; port calls for driver VMs", words::none),
-    Item::new("privileged", "INS", "3D", code::port_ins).instead("channels; port calls for driver VMs", words::none),
-    Item::new("privileged", "OUTS", "3D", code::port_outs).instead("channels; port calls for driver VMs", words::none),
+    Item::new("privileged", "IN", "3D", code::port_in)
+        .instead("IoPort::read, by leave of the system file", words::port_read),
+    Item::new("privileged", "OUT", "3D", code::port_out)
+        .instead("IoPort::write, by leave of the system file", words::port_write),
+    Item::new("privileged", "INS", "3D", code::port_ins)
+        .instead("IoPort::read, by leave of the system file", words::port_read),
+    Item::new("privileged", "OUTS", "3D", code::port_outs)
+        .instead("IoPort::write, by leave of the system file", words::port_write),
     Item::new("privileged", "XSETBV", "3B", code::xsetbv)
         .faults(GP_UD)
         .instead("none: XCR0 is fixed", words::policy_xcr0),
