@@ -377,6 +377,53 @@ _Static_assert(offsetof(struct cloister_ring_header, consumed) == 64, "offset of
 _Static_assert(offsetof(struct cloister_ring_header, receiver_waits) == 68, "offset of receiver_waits");
 _Static_assert(offsetof(struct cloister_ring_header, padding_end) == 72, "offset of padding_end");
 
+/* One record of the audit log; see the page about it. 128 bytes, each with a meaning or zero. */
+struct cloister_audit_record {
+    /* Counts records from 0, without a gap. */
+    uint64_t sequence;
+    /* Nanoseconds since the hypervisor started. */
+    uint64_t time_ns;
+    /* What happened: the number of an `AuditKind`. */
+    uint16_t kind;
+    /* The policy's operation that it is about, or 0xffff. */
+    uint16_t operation;
+    /* The CPU. */
+    uint32_t cpu;
+    /* The VM that did it, or 0xffffffff for the hypervisor. */
+    uint32_t subject;
+    /* How often the subject was restarted. */
+    uint32_t generation;
+    /* The VM that it was done to, or 0xffffffff. */
+    uint32_t object;
+    /* The status that the subject got, or 0. */
+    uint32_t status;
+    /* What the kind says. */
+    uint64_t operands[2];
+    /* How many events the record stands for. */
+    uint64_t count;
+    /* Records of the subject lost since its last one, because its share was full. */
+    uint64_t lost;
+    /* Zero. */
+    uint64_t reserved[3];
+    /* SHA-256 of the record before. */
+    uint8_t previous[32];
+};
+_Static_assert(sizeof(struct cloister_audit_record) == 128, "size of struct cloister_audit_record");
+_Static_assert(offsetof(struct cloister_audit_record, sequence) == 0, "offset of sequence");
+_Static_assert(offsetof(struct cloister_audit_record, time_ns) == 8, "offset of time_ns");
+_Static_assert(offsetof(struct cloister_audit_record, kind) == 16, "offset of kind");
+_Static_assert(offsetof(struct cloister_audit_record, operation) == 18, "offset of operation");
+_Static_assert(offsetof(struct cloister_audit_record, cpu) == 20, "offset of cpu");
+_Static_assert(offsetof(struct cloister_audit_record, subject) == 24, "offset of subject");
+_Static_assert(offsetof(struct cloister_audit_record, generation) == 28, "offset of generation");
+_Static_assert(offsetof(struct cloister_audit_record, object) == 32, "offset of object");
+_Static_assert(offsetof(struct cloister_audit_record, status) == 36, "offset of status");
+_Static_assert(offsetof(struct cloister_audit_record, operands) == 40, "offset of operands");
+_Static_assert(offsetof(struct cloister_audit_record, count) == 56, "offset of count");
+_Static_assert(offsetof(struct cloister_audit_record, lost) == 64, "offset of lost");
+_Static_assert(offsetof(struct cloister_audit_record, reserved) == 72, "offset of reserved");
+_Static_assert(offsetof(struct cloister_audit_record, previous) == 96, "offset of previous");
+
 /* What a VM is told at its start, at `layout::START_INFO` (also in rdi). */
 struct cloister_start_info {
     /* `START_MAGIC`. */
@@ -429,6 +476,7 @@ _Static_assert(offsetof(struct cloister_start_info, reserved) == 1376, "offset o
 #define CLOISTER_CALL_CONSOLE_WRITE UINT64_C(1)
 #define CLOISTER_CALL_CONSOLE_READ UINT64_C(2)
 #define CLOISTER_CALL_LOG_WRITE UINT64_C(3)
+#define CLOISTER_CALL_AUDIT_READ UINT64_C(4)
 #define CLOISTER_CALL_YIELD_CPU UINT64_C(8)
 #define CLOISTER_CALL_BLOCK UINT64_C(9)
 #define CLOISTER_CALL_EXIT UINT64_C(10)
@@ -507,6 +555,12 @@ static inline int64_t cloister_console_read(uint64_t buffer, uint64_t length)
 static inline int64_t cloister_log_write(uint64_t buffer, uint64_t length)
 {
     return cloister_raw_call(3, buffer, length, 0, 0, 0, 0, NULL);
+}
+
+/* Reads records of the audit log that were not read before. Needs the role of an auditor. */
+static inline int64_t cloister_audit_read(uint64_t buffer, uint64_t count)
+{
+    return cloister_raw_call(4, buffer, count, 0, 0, 0, 0, NULL);
 }
 
 /* Gives the CPU to another ready vCPU, if there is one. */

@@ -5,6 +5,7 @@
 //!   conformance list all come from it.
 //! * [`status`] names what a call can refuse, with the remedy of the caller.
 //! * [`shared`] holds the structures that both sides read while running.
+//! * [`audit`] says what the records of the audit log tell.
 //! * [`layout`] says which addresses belong to whom.
 //! * `manifest`, `policy` and `record` (feature `manifest`) are the messages parsed once: a packed
 //!   system, what its VMs may do, and what the hypervisor reports over its serial line.
@@ -16,6 +17,7 @@
 #[cfg(feature = "manifest")]
 extern crate alloc;
 
+pub mod audit;
 pub mod call;
 pub mod flags;
 pub mod handle;

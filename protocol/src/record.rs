@@ -41,6 +41,8 @@ pub enum Record<'a> {
     Crash(Crash<'a>),
     /// A VM ended by its own call.
     Ended(Ended),
+    /// The bytes of an [`AuditRecord`](crate::shared::AuditRecord).
+    Audit(Cow<'a, [u8]>),
 }
 
 /// A defmt frame of the hypervisor or of a VM.

@@ -275,6 +275,38 @@ shared! {
         /// Zero.
         padding_end: [u32; 14],
     }
+
+    /// One record of the audit log; see the page about it. 128 bytes, each with a meaning or zero.
+    AuditRecord [128] {
+        /// Counts records from 0, without a gap.
+        sequence: u64,
+        /// Nanoseconds since the hypervisor started.
+        time_ns: u64,
+        /// What happened: the number of an `AuditKind`.
+        kind: u16,
+        /// The policy's operation that it is about, or 0xffff.
+        operation: u16,
+        /// The CPU.
+        cpu: u32,
+        /// The VM that did it, or 0xffffffff for the hypervisor.
+        subject: u32,
+        /// How often the subject was restarted.
+        generation: u32,
+        /// The VM that it was done to, or 0xffffffff.
+        object: u32,
+        /// The status that the subject got, or 0.
+        status: u32,
+        /// What the kind says.
+        operands: [u64; 2],
+        /// How many events the record stands for.
+        count: u64,
+        /// Records of the subject lost since its last one, because its share was full.
+        lost: u64,
+        /// Zero.
+        reserved: [u64; 3],
+        /// SHA-256 of the record before.
+        previous: [u8; 32],
+    }
 }
 
 /// Bits of [`TrapFrame::info`] beside the vector.

@@ -88,6 +88,7 @@ fn every_structure_keeps_its_offsets() {
             "BatchEntry 72: 0 8 56 64",
             "CpuidResult 16: 0 4 8 12",
             "RingHeader 128: 0 4 8 64 68 72",
+            "AuditRecord 128: 0 8 16 18 20 24 28 32 36 40 56 64 72 96",
         ]
     );
 }

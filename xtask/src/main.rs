@@ -65,6 +65,8 @@ enum Command {
     Header(cmd::CheckOption),
     /// Write the reference pages from the protocol's tables.
     Reference(cmd::CheckOption),
+    /// Check and show the audit log of a run.
+    AuditLog(cmd::audit_log::Options),
     /// Look at what a serial line said.
     Log(cmd::log::Options),
     /// Count virtual instructions per operation.
@@ -95,6 +97,7 @@ fn main() -> ExitCode {
         Command::New(options) => cmd::new::run(&options),
         Command::Header(option) => cmd::header::write(option.check).map(|()| error::Exit::Success),
         Command::Reference(option) => cmd::reference::write(option.check).map(|()| error::Exit::Success),
+        Command::AuditLog(options) => cmd::audit_log::run(&options),
         Command::Log(options) => cmd::log::run(&options),
         Command::Bench(options) => cmd::bench::run(&options),
         Command::Audit(options) => cmd::audit::run(&options),

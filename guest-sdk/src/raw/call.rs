@@ -5,7 +5,7 @@
 
 use protocol::call::{self, Pair};
 use protocol::flags::{CopyDirection, EventSource, GrantFlags, InfoTopic, IoWidth, MapFlags, SegmentBase};
-use protocol::shared::{BatchEntry, CpuidResult, MemoryBatchEntry, TrapEntry};
+use protocol::shared::{AuditRecord, BatchEntry, CpuidResult, MemoryBatchEntry, TrapEntry};
 use protocol::{Gfn, GrantRef, GuestVirt, Nanos, Port, SpaceId, Status, VcpuId, VmId};
 
 use super::hypercall;
@@ -133,6 +133,17 @@ pub fn console_read(bytes: &mut [u8]) -> Result<u64, Status> {
 pub fn log_write(bytes: &[u8]) -> Result<(), Status> {
     let call = call::LogWrite { buffer: address(bytes), length: bytes.len() as u64 };
     // SAFETY: the call only reads the slice.
+    unsafe { hypercall::call(call) }
+}
+
+/// Reads new records of the audit log, oldest first; returns how many. For a VM with the role of an
+/// auditor.
+///
+/// # Errors
+/// [`Status::NotPermitted`] without the role; [`Status::TooLong`] over 32 records.
+pub fn audit_read(records: &mut [AuditRecord]) -> Result<u64, Status> {
+    let call = call::AuditRead { buffer: address(records), count: records.len() as u64 };
+    // SAFETY: the call writes only the slice, which is borrowed exclusively, and any bytes are a record.
     unsafe { hypercall::call(call) }
 }
 

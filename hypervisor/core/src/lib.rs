@@ -12,6 +12,7 @@ extern crate alloc;
 
 pub mod abi;
 pub mod addr;
+pub mod audit;
 pub mod console;
 pub mod event;
 pub mod fakes;

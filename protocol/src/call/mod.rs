@@ -63,6 +63,8 @@ pub enum Right {
     Peer,
     /// A device: the VM's part of the system file is asked.
     Device,
+    /// The system as a whole: the policy is asked for a role.
+    System,
 }
 
 /// Describes a call, for the reference, the C header and the conformance suite.
@@ -222,6 +224,21 @@ calls! {
     errors [BadAddress TooLong],
     clauses {
         "LOG-1": "Never waits: a frame that finds no room is dropped and the gap shows in its sequence.",
+    }
+
+    /// Reads records of the audit log that were not read before. Needs the role of an auditor.
+    4 audit_read AuditRead(
+        /// Where to put them: an array of `AuditRecord`.
+        buffer: GuestVirt,
+        /// How many at most, up to 32.
+        count: u64
+    ) -> u64, System, batch,
+    errors [NotPermitted TooLong BadAddress],
+    clauses {
+        "AUD-1": "Returns how many records were put, oldest first; 0 when none is new.",
+        "AUD-2": "A VM without the role of an auditor gets NotPermitted, whatever else it asks.",
+        "AUD-3": "A record is returned once; a buffer that cannot be written loses none.",
+        "AUD-4": "Records that were overwritten before they were read are passed over, which the sequence shows.",
     }
 
     /// Gives the CPU to another ready vCPU, if there is one.

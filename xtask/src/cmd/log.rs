@@ -77,9 +77,9 @@ pub fn decode(bytes: &[u8], programs: &Programs) -> Vec<Shown> {
     items.extend(demultiplexer.finish());
     let mut all: Vec<Shown> = items
         .into_iter()
-        .map(|item| match item {
-            Item::Line(text) => Shown::line(text, programs),
-            Item::Damaged(what) => Shown::Note(format!("damaged record: {what}")),
+        .filter_map(|item| match item {
+            Item::Line(text) => Some(Shown::line(text, programs)),
+            Item::Damaged(what) => Some(Shown::Note(format!("damaged record: {what}"))),
             Item::Record(record) => explain(&record, programs, None),
         })
         .collect();

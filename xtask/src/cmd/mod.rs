@@ -1,6 +1,7 @@
 //! The commands of `cargo xtask`, one file each.
 
 pub mod audit;
+pub mod audit_log;
 pub mod bench;
 pub mod doctor;
 pub mod header;

@@ -184,6 +184,15 @@ codes! {
     VM_SYSCALL = "HV-VM-004", "a VM died of a system call without an entry",
         "User mode executed syscall and the kernel had set no entry for system calls.",
         "set one with entry_points_set";
+    VM_AUDIT = "HV-VM-005", "a VM died because its share of the audit log was full",
+        "The policy says `on-full = \"halt-offender\"`, and the VM caused records faster than they leave.",
+        "find out which of its calls are refused (`cargo xtask audit-log`), or let the policy count what is lost";
+    LOG_EMPTY = "HV-LOG-001", "there is no audit log",
+        "The file holds no audit records: it is not what a serial line said, or the run ended before the log began.",
+        "run the system first; `cargo xtask run NAME` saves the line, `cargo xtask audit-log NAME` reads it";
+    LOG_BROKEN = "HV-LOG-002", "the audit log's chain is broken",
+        "A record is missing or was changed: its sequence or the hash of the record before does not fit.",
+        "trust nothing from the named record on; look for another copy of the line";
     AUDIT_FOUND = "HV-AUD-001", "sensitive instructions found",
         "The instruction does not do in ring 3 what a kernel wants of it, and nothing in the crate's manifest says that it is meant.",
         "write what its rule says instead, or name the site with a reason in [package.metadata.cloister] (docs/audit.md)";

@@ -64,6 +64,7 @@ fn write_call(text: &mut String, call: &CallInfo) {
         Right::Own => "the calling VM only",
         Right::Peer => "another VM, if the policy permits",
         Right::Device => "a device, if the system file gives it to the VM",
+        Right::System => "the system; the policy is asked for a role",
     };
     let batch = if call.in_batch { "yes" } else { "no" };
     let _ = writeln!(text, "Touches {touches}. In a batch: {batch}. Since 1.{}.\n", call.since_minor);

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use protocol::VmId;
 use protocol::record::{Crash, Record};
+
+use crate::cmd::audit_log;
 
 use crate::decode::{Message, Programs};
 use crate::report;
@@ -57,6 +60,8 @@ pub enum Shown {
     },
     /// A remark of xtask.
     Note(String),
+    /// The policy refused something.
+    Refused(String),
 }
 
 impl Shown {
@@ -79,7 +84,7 @@ impl Shown {
         match self {
             Shown::Console { vm, .. } | Shown::Crashed { vm, .. } | Shown::Ended { vm, .. } => Some(vm),
             Shown::Log { source, .. } => Some(source),
-            Shown::Machine(_) | Shown::Booted { .. } | Shown::Note(_) => None,
+            Shown::Machine(_) | Shown::Booted { .. } | Shown::Note(_) | Shown::Refused(_) => None,
         }
     }
 
@@ -87,7 +92,7 @@ impl Shown {
     pub fn lines(&self) -> Vec<String> {
         match self {
             Shown::Console { vm, text } => vec![format!("[{vm}] {text}")],
-            Shown::Machine(text) => vec![text.clone()],
+            Shown::Machine(text) | Shown::Refused(text) => vec![text.clone()],
             Shown::Log { source, time_ns, message } => vec![log_line(source, *time_ns, message)],
             Shown::Booted { cpus, time_ns, wall } => vec![booted_line(*cpus, *time_ns, *wall)],
             Shown::Crashed { vm, lines, .. } => lines.iter().map(|line| format!("[{vm}] {line}")).collect(),
@@ -100,8 +105,10 @@ impl Shown {
 }
 
 /// A record as something to show. `wall` is the time since QEMU was started.
-pub fn explain(record: &Record<'static>, programs: &Programs, wall: Option<Duration>) -> Shown {
-    match record {
+///
+/// Nothing for what is no news to who watches: audit records of what was allowed.
+pub fn explain(record: &Record<'static>, programs: &Programs, wall: Option<Duration>) -> Option<Shown> {
+    Some(match record {
         Record::Log(log) => Shown::Log {
             source: programs.name(log.source),
             time_ns: log.time_ns,
@@ -120,7 +127,11 @@ pub fn explain(record: &Record<'static>, programs: &Programs, wall: Option<Durat
         Record::Ended(ended) => {
             Shown::Ended { vm: programs.name(Some(ended.vm)), code: ended.code, cpu_time_ns: ended.cpu_time_ns }
         }
-    }
+        Record::Audit(_) => {
+            let record = audit_log::audit_record(record)?;
+            Shown::Refused(audit_log::refusal(&record, &|vm| programs.name(Some(VmId(vm))))?)
+        }
+    })
 }
 
 /// A log message: `[name] LEVEL 12.345 ms text (file:line)`.

@@ -48,9 +48,20 @@ pub enum Action {
     Expect(String),
     /// Sends the text and a newline to the VM.
     Send(String),
+    /// Presses the secure attention key.
+    Attention,
 }
 
-/// Reads a script: lines `VM expect TEXT` and `VM send TEXT`, and comments.
+/// What the script does to the line now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Press {
+    /// It types these bytes.
+    Bytes(Vec<u8>),
+    /// It holds the line down.
+    Break,
+}
+
+/// Reads a script: lines `VM expect TEXT`, `VM send TEXT` and `* attention`, and comments.
 pub fn parse_script(text: &str) -> Result<Vec<Step>, String> {
     let mut steps = Vec::new();
     for (index, line) in text.lines().enumerate() {
@@ -66,6 +77,7 @@ pub fn parse_script(text: &str) -> Result<Vec<Step>, String> {
         let action = match verb {
             "expect" if !text.is_empty() => Action::Expect(text),
             "send" => Action::Send(text),
+            "attention" if vm == "*" && text.is_empty() => Action::Attention,
             _ => return Err(wrong()),
         };
         steps.push(Step { vm: vm.to_owned(), action });
@@ -117,6 +129,7 @@ impl<'a> Progress<'a> {
         let steps = self.steps.iter().map(|step| match &step.action {
             Action::Expect(text) => format!("script: {} expect {text}", step.vm),
             Action::Send(text) => format!("script: {} send {text}", step.vm),
+            Action::Attention => "* attention".to_owned(),
         });
         texts.chain(steps).collect()
     }
@@ -138,8 +151,11 @@ impl<'a> Progress<'a> {
         self.vms.iter().find(|known| *known == name).cloned()
     }
 
-    /// Takes a line that has not ended, such as a prompt.
+    /// Takes a line of a VM that has not ended, such as a prompt. The hypervisor ends its own.
     pub fn partial(&mut self, line: &str) {
+        if !line.starts_with('[') {
+            return;
+        }
         self.unseen.retain(|text| !line.contains(text));
         self.step(line);
     }
@@ -164,25 +180,31 @@ impl<'a> Progress<'a> {
         }
     }
 
-    /// Bytes that the script sends now: a text, or the key that gives its VM the input.
-    pub fn next_send(&mut self) -> Option<Vec<u8>> {
+    /// What the script does to the line now: a text, the key that gives its VM the input, or the secure
+    /// attention key.
+    pub fn next_send(&mut self) -> Option<Press> {
         let step = self.steps.front()?;
-        let Action::Send(text) = &step.action else {
-            return None;
+        let text = match &step.action {
+            Action::Send(text) => text,
+            Action::Expect(_) => return None,
+            Action::Attention => {
+                self.steps.pop_front();
+                return Some(Press::Break);
+            }
         };
         let ready = step.vm == "*" || self.foreground.as_deref() == Some(&step.vm);
         if ready {
             let bytes = format!("{text}\n").into_bytes();
             self.steps.pop_front();
             self.switches = 0;
-            return Some(bytes);
+            return Some(Press::Bytes(bytes));
         }
         if self.switching || self.switches > self.vms.len() {
             return None;
         }
         self.switching = true;
         self.switches += 1;
-        Some(vec![SWITCH])
+        Some(Press::Bytes(vec![SWITCH]))
     }
 
     /// What to do with a key.
@@ -193,7 +215,7 @@ impl<'a> Progress<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Goal, Progress, parse_script};
+    use super::{Goal, Press, Progress, parse_script};
 
     #[test]
     fn a_script_waits_switches_the_console_and_sends() {
@@ -207,13 +229,23 @@ mod tests {
         progress.line("[hello] > ");
         assert_eq!(progress.next_send(), None, "that was another VM's line");
         progress.partial("[shell] > ");
-        assert_eq!(progress.next_send(), Some(vec![0x1d]));
+        assert_eq!(progress.next_send(), Some(Press::Bytes(vec![0x1d])));
         assert_eq!(progress.next_send(), None, "waits for the switch");
         progress.line("cloister: the console's input goes to [shell] from now on");
-        assert_eq!(progress.next_send(), Some(b"echo hi there\n".to_vec()));
+        assert_eq!(progress.next_send(), Some(Press::Bytes(b"echo hi there\n".to_vec())));
         assert!(!progress.reached());
         progress.line("[shell] hi there");
         assert!(progress.reached());
+    }
+
+    #[test]
+    fn a_line_of_the_hypervisor_counts_when_it_is_whole() {
+        let goal = Goal { script: parse_script("* expect input goes to [b]\nb send x").unwrap(), ..Goal::default() };
+        let mut progress = Progress::new(&goal, &["a".into(), "b".into()]);
+        progress.partial("cloister: the console's input goes to [b] fr");
+        assert_eq!(progress.next_send(), None);
+        progress.line("cloister: the console's input goes to [b] from now on");
+        assert_eq!(progress.next_send(), Some(Press::Bytes(b"x\n".to_vec())), "no switch is needed");
     }
 
     #[test]
@@ -229,6 +261,7 @@ mod tests {
     #[test]
     fn a_wrong_script_line_is_named() {
         assert!(parse_script("\nshell says hi").unwrap_err().starts_with("line 2"));
+        assert!(parse_script("shell attention").is_err(), "it is not for a VM");
         assert!(parse_script("shell").is_err());
         assert!(parse_script("shell expect").is_err());
     }

@@ -10,6 +10,8 @@ use super::Signal;
 pub enum Key {
     /// It goes to the serial line.
     Send(u8),
+    /// The secure attention key: a BREAK on the line.
+    Attention,
     /// The run ends.
     Quit,
     /// It begins a sequence.
@@ -28,12 +30,13 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// What to do with the next key: Ctrl-C and Ctrl-A X quit, Ctrl-A Ctrl-A and Ctrl-A Ctrl-C send
-    /// the second key as it is.
+    /// What to do with the next key: Ctrl-C and Ctrl-A X quit, Ctrl-A B is the secure attention key,
+    /// Ctrl-A Ctrl-A and Ctrl-A Ctrl-C send the second key as it is.
     pub fn take(&mut self, byte: u8) -> Key {
         if std::mem::take(&mut self.escaped) {
             return match byte {
                 b'x' | b'X' => Key::Quit,
+                b'b' | b'B' => Key::Attention,
                 other => Key::Send(other),
             };
         }
@@ -76,5 +79,7 @@ mod tests {
         assert_eq!(keys.take(3), Key::Quit);
         assert_eq!(keys.take(1), Key::Nothing);
         assert_eq!(keys.take(b'x'), Key::Quit);
+        assert_eq!(keys.take(1), Key::Nothing);
+        assert_eq!(keys.take(b'b'), Key::Attention);
     }
 }

@@ -13,11 +13,13 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use protocol::record::Record;
+use protocol::shared::AuditRecord;
 
 pub use event::{Shown, explain};
-pub use goal::{Goal, Progress, parse_script};
+pub use goal::{Goal, Press, Progress, parse_script};
 pub use view::{JsonView, SilentView, TerminalView, View};
 
+use crate::cmd::audit_log;
 use crate::console::{Demultiplexer, Item};
 use crate::decode::Programs;
 use crate::error::{Exit, Failure};
@@ -34,6 +36,8 @@ pub struct Outcome {
     pub transcript: Vec<String>,
     /// The console lines among them: the VM's name, and the line without it.
     pub console: Vec<(String, String)>,
+    /// The audit log.
+    pub audit: Vec<AuditRecord>,
     /// What QEMU itself said.
     pub complaints: Vec<String>,
     /// The machine ended by itself without a word: it reset.
@@ -101,6 +105,7 @@ pub fn run(machine: &Machine, programs: &Programs, goal: &Goal, view: &mut dyn V
             unmet: Vec::new(),
             transcript: Vec::new(),
             console: Vec::new(),
+            audit: Vec::new(),
             complaints: Vec::new(),
             reset: false,
         },
@@ -215,7 +220,10 @@ impl Session<'_> {
             Item::Damaged(what) => Shown::Note(format!("damaged record: {what}")),
             Item::Record(record) => {
                 let wall = self.started.elapsed();
-                let shown = explain(&record, self.programs, Some(wall));
+                self.outcome.audit.extend(audit_log::audit_record(&record));
+                let Some(shown) = explain(&record, self.programs, Some(wall)) else {
+                    return;
+                };
                 if let Record::Log(log) = *record {
                     self.waiting.push((Instant::now(), log.time_ns, shown));
                     return;
@@ -263,6 +271,7 @@ impl Session<'_> {
         for byte in bytes {
             match self.progress.key(*byte) {
                 input::Key::Send(byte) => self.send(&[byte]),
+                input::Key::Attention => self.press(&Press::Break),
                 input::Key::Quit => self.stop = true,
                 input::Key::Nothing => {}
             }
@@ -271,13 +280,29 @@ impl Session<'_> {
 
     /// Sends what the script has to send now.
     fn send_scripted(&mut self) {
-        if let Some(bytes) = self.progress.next_send() {
-            self.send(&bytes);
+        if let Some(press) = self.progress.next_send() {
+            self.press(&press);
         }
     }
 
-    /// Writes to the serial line.
+    /// Types, or holds the line down, in the words of QEMU's multiplexed line: Ctrl-A B is a BREAK, and
+    /// Ctrl-A itself stands twice.
+    fn press(&mut self, press: &Press) {
+        match press {
+            Press::Bytes(bytes) => self.send(bytes),
+            Press::Break => self.write(b"\x01b"),
+        }
+    }
+
+    /// Types bytes.
     fn send(&mut self, bytes: &[u8]) {
+        let escaped: Vec<u8> =
+            bytes.iter().flat_map(|byte| if *byte == 1 { vec![1, 1] } else { vec![*byte] }).collect();
+        self.write(&escaped);
+    }
+
+    /// Writes to QEMU.
+    fn write(&mut self, bytes: &[u8]) {
         if let Some(stdin) = self.running.child.stdin.as_mut() {
             // A machine that has ended takes no input; its end is noticed by itself.
             let _ = stdin.write_all(bytes).and_then(|()| stdin.flush());

@@ -140,5 +140,6 @@ pub fn to_json(shown: &Shown) -> Value {
             json!({"kind": "ended", "vm": vm, "code": code, "cpu_time_ns": cpu_time_ns})
         }
         Shown::Note(text) => json!({"kind": "note", "text": text}),
+        Shown::Refused(text) => json!({"kind": "refused", "text": text}),
     }
 }

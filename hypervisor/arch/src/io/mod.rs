@@ -5,7 +5,7 @@ pub mod serial;
 
 use port::{DEBUG_EXIT, SHUTDOWN};
 pub use port::{read_for_guest, write_for_guest};
-pub use serial::{EmergencyWriter, Interrupts, Serial};
+pub use serial::{EmergencyWriter, Interrupts, Received, Serial};
 
 /// Ends the machine, with a value of [`protocol::record::exit`] for those who look. Where nothing
 /// answers, this CPU halts; stopping the others is the caller's business.

@@ -12,6 +12,7 @@ pub const ISA_LINE: u8 = 4;
 
 /// Bits of the line status.
 const RECEIVED: u8 = 1 << 0;
+const BREAK: u8 = 1 << 4;
 const CAN_SEND: u8 = 1 << 5;
 const ALL_SENT: u8 = 1 << 6;
 
@@ -31,10 +32,21 @@ pub enum Interrupts {
     ReceiveAndSend,
 }
 
+/// What came over the line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Received {
+    /// A byte.
+    Byte(u8),
+    /// The line was held down for longer than a byte: no byte can say that.
+    Break,
+}
+
 /// The serial line. There should be one value, owned by who writes the console.
 #[derive(Debug)]
 pub struct Serial {
     burst: usize,
+    /// A BREAK was seen, whose zero byte was not received yet.
+    is_broken: bool,
 }
 
 impl Serial {
@@ -53,7 +65,7 @@ impl Serial {
         // DTR, RTS, and OUT2, which connects the interrupt line.
         MODEM_CONTROL.write(0x0b);
         let has_fifo = FIFO_CONTROL.read() & 0xc0 == 0xc0;
-        Serial { burst: if has_fifo { FIFO_BYTES } else { 1 } }
+        Serial { burst: if has_fifo { FIFO_BYTES } else { 1 }, is_broken: false }
     }
 
     /// How many bytes [`Serial::send`] takes at once when it takes any.
@@ -64,8 +76,15 @@ impl Serial {
 
     /// Whether [`Serial::send`] would take a byte.
     #[must_use]
-    pub fn can_send(&self) -> bool {
-        LINE_STATUS.read() & CAN_SEND != 0
+    pub fn can_send(&mut self) -> bool {
+        self.status() & CAN_SEND != 0
+    }
+
+    /// The line status. Reading it makes the device forget a BREAK, so that is kept here.
+    fn status(&mut self) -> u8 {
+        let status = LINE_STATUS.read();
+        self.is_broken |= status & BREAK != 0;
+        status
     }
 
     /// Hands over the first bytes, as many as fit now, and returns their number.
@@ -77,10 +96,15 @@ impl Serial {
         bytes.iter().take(self.burst).map(|byte| DATA.write(*byte)).count()
     }
 
-    /// The next received byte, if there is one.
+    /// What was received next, if anything was. A BREAK stands in the queue as a zero byte.
     #[must_use]
-    pub fn receive(&mut self) -> Option<u8> {
-        (LINE_STATUS.read() & RECEIVED != 0).then(|| DATA.read())
+    pub fn receive(&mut self) -> Option<Received> {
+        let byte = (self.status() & RECEIVED != 0).then(|| DATA.read())?;
+        if byte == 0 && self.is_broken {
+            self.is_broken = false;
+            return Some(Received::Break);
+        }
+        Some(Received::Byte(byte))
     }
 
     /// Chooses the interrupts.

@@ -5,12 +5,13 @@
 //! much: one that writes without end is held back itself, delays others by no more than that, and
 //! makes nobody lose anything. The foreground VM's incomplete line is shown at once; before another line
 //! it is taken back ([`ERASE`]), and later drawn anew. `stream` keeps guests from imitating any of
-//! this.
+//! this; `attention` is the way past all guests.
 //!
 //! Records (see `protocol::record`) may stand within a line; terminals do not show them.
 //!
 //! Not here: the UART, and the lock. Operations allocate nothing.
 
+mod attention;
 mod base64;
 mod queue;
 mod stream;
@@ -23,7 +24,10 @@ use core::slice;
 use protocol::VmId;
 use protocol::layout::limit;
 use protocol::record::{INPUT_LINE, Log, PREFIX, Record, SUFFIX};
+use protocol::shared::AuditRecord;
+use zerocopy::IntoBytes as _;
 
+use self::attention::{Choice, Menu};
 use self::queue::Queue;
 use self::stream::Stream;
 use crate::addr::convert::index;
@@ -34,6 +38,8 @@ pub const SWITCH_KEY: u8 = 0x1d;
 const ERASE: &[u8] = b"\x1b[0m\r\x1b[K";
 /// Bytes that the hypervisor's own lines and records can wait in.
 const OWN_BUDGET: usize = 64 * 1024;
+/// Bytes that audit records can wait in; further ones wait in the log.
+const AUDIT_BUDGET: usize = 8 * 1024;
 /// Bytes of the hypervisor's longest line without its end; longer ones are cut.
 const OWN_LINE: usize = 510;
 /// Bytes of the longest log record before its encoding: a frame and what goes with it.
@@ -55,6 +61,8 @@ pub struct Console {
     is_fresh: bool,
     /// The rest of [`ERASE`].
     erasing: slice::Iter<'static, u8>,
+    /// The trusted path is open.
+    menu: Option<Menu>,
 }
 
 impl Console {
@@ -63,22 +71,23 @@ impl Console {
     pub fn new(vms: u32) -> Console {
         let own = u16::try_from(vms).unwrap_or(u16::MAX);
         let count = usize::from(own);
-        let room = count.saturating_mul(stream::ROOM).saturating_add(OWN_BUDGET);
+        let room = count.saturating_mul(stream::ROOM).saturating_add(OWN_BUDGET).saturating_add(AUDIT_BUDGET);
         Console {
-            queue: Queue::new(count.saturating_add(1), room),
+            queue: Queue::new(count.saturating_add(2), room),
             streams: (0..own).map(Stream::new).collect(),
             own,
             foreground: None,
             shown: None,
             is_fresh: false,
             erasing: [].iter(),
+            menu: None,
         }
     }
 
-    /// Opens the console of a VM that starts. The first gets the foreground.
-    pub fn open(&mut self, vm: VmId, name: &str) {
+    /// Opens the console of a VM that starts, whose label reads so. The first gets the foreground.
+    pub fn open(&mut self, vm: VmId, name: &str, label: &str) {
         if let Some(stream) = self.stream_mut(vm) {
-            stream.open(name);
+            stream.open(name, label);
             self.foreground.get_or_insert(vm);
         }
     }
@@ -94,6 +103,24 @@ impl Console {
         }
     }
 
+    /// The secure attention key: what was typed for VMs is forgotten, none is heard or shown from now
+    /// on, and the person at the line is asked who shall have the input.
+    pub fn attention(&mut self) {
+        for stream in &mut self.streams {
+            stream.input.clear();
+        }
+        self.menu = Some(Menu::default());
+        self.line(format_args!("SECURE ATTENTION: no VM is heard or shown until you choose who has the input"));
+        let back = self.foreground.and_then(|vm| self.stream(vm)).map_or("", |stream| stream.prefix());
+        let back = OwnLine::new(format_args!("  0  back {back}"));
+        self.queue.push(self.own, OWN_BUDGET, back.bytes());
+        for (number, stream) in (1_u32..).zip(&self.streams).filter(|(_, stream)| stream.is_live) {
+            let line = OwnLine::new(format_args!("  {number}  {}{}", stream.prefix(), stream.label));
+            self.queue.push(self.own, OWN_BUDGET, line.bytes());
+        }
+        self.line(format_args!("type a number, then Return"));
+    }
+
     /// The VM that gets what is typed.
     #[must_use]
     pub const fn foreground(&self) -> Option<VmId> {
@@ -102,7 +129,8 @@ impl Console {
 
     /// Takes bytes that a VM writes; how many, from the start.
     pub fn write(&mut self, vm: VmId, bytes: &[u8]) -> usize {
-        let stream = self.streams.get_mut(index(u64::from(vm.0))).filter(|stream| stream.is_live);
+        let is_heard = self.menu.is_none();
+        let stream = self.streams.get_mut(index(u64::from(vm.0))).filter(|stream| stream.is_live && is_heard);
         let taken = stream.map_or(0, |stream| stream.write(bytes, &mut self.queue));
         self.is_fresh |= taken > 0 && self.foreground == Some(vm);
         taken
@@ -110,6 +138,11 @@ impl Console {
 
     /// Takes a byte from the serial line: the VM that has input now, if this is input.
     pub fn receive(&mut self, byte: u8) -> Option<VmId> {
+        if let Some(menu) = &mut self.menu {
+            let choice = menu.key(byte);
+            self.choose(choice, byte);
+            return None;
+        }
         if byte == SWITCH_KEY {
             self.move_foreground();
             return None;
@@ -143,6 +176,14 @@ impl Console {
         self.put_record(self.own, OWN_BUDGET, payload)
     }
 
+    /// Writes a record of the audit log. Whether there was room; else it is to be tried again.
+    pub fn audit(&mut self, record: &AuditRecord) -> bool {
+        let mut buffer = [0; size_of::<AuditRecord>() + 8];
+        let record = Record::Audit(Cow::Borrowed(record.as_bytes()));
+        let origin = self.own.saturating_add(1);
+        postcard::to_slice(&record, &mut buffer).is_ok_and(|payload| self.put_record(origin, AUDIT_BUDGET, payload))
+    }
+
     /// Writes a `Record::Log` at the cost of its source: a VM or the hypervisor. Whether there was
     /// room; what is lost leaves a gap in the sequence.
     pub fn log(&mut self, source: Option<VmId>, time_ns: u64, sequence: u32, frame: &[u8]) -> bool {
@@ -153,7 +194,9 @@ impl Console {
         };
         match source.map(|vm| u16::try_from(vm.0)) {
             None => self.record(payload),
-            Some(Ok(origin)) if origin < self.own => self.put_record(origin, stream::BUDGET, payload),
+            Some(Ok(origin)) if origin < self.own && self.menu.is_none() => {
+                self.put_record(origin, stream::BUDGET, payload)
+            }
             Some(_) => false,
         }
     }
@@ -188,7 +231,7 @@ impl Console {
     /// The next byte of the foreground's incomplete line that is to be shown; none before all that the
     /// VM wrote earlier is.
     fn partial_byte(&self) -> Option<u8> {
-        let vm = self.foreground?;
+        let vm = self.foreground.filter(|_| self.menu.is_none())?;
         let stream = self.stream(vm).filter(|stream| self.queue.is_through(stream.origin))?;
         stream.partial_byte(self.shown.filter(|(shown, _)| *shown == vm).map_or(0, |(_, count)| count))
     }
@@ -220,12 +263,36 @@ impl Console {
         let after = self.foreground.map_or(0, |vm| index(u64::from(vm.0)).saturating_add(1));
         let all = (0_u32..).map(VmId).zip(&self.streams);
         let mut live = all.clone().skip(after).chain(all.take(after)).filter(|(_, stream)| stream.is_live);
-        let next = live.next();
-        self.foreground = next.map(|(vm, _)| vm);
-        if let Some((_, stream)) = next {
-            let line = OwnLine::new(format_args!("{INPUT_LINE}{}from now on", stream.prefix()));
+        self.foreground = live.next().map(|(vm, _)| vm);
+        self.say_foreground();
+    }
+
+    /// Says who has the input.
+    fn say_foreground(&mut self) {
+        if let Some(stream) = self.foreground.and_then(|vm| self.stream(vm)) {
+            let line = OwnLine::new(format_args!("{INPUT_LINE}{}from now on{}", stream.prefix(), Label(&stream.label)));
             self.queue.push(self.own, OWN_BUDGET, line.bytes());
         }
+    }
+
+    /// Does what was chosen in the menu.
+    fn choose(&mut self, choice: Choice, byte: u8) {
+        if choice == Choice::Digit {
+            self.queue.push(self.own, OWN_BUDGET, [byte].into_iter());
+            return;
+        }
+        self.queue.push(self.own, OWN_BUDGET, b"\r\n".iter().copied());
+        match choice {
+            Choice::Vm(vm) if self.stream(vm).is_some_and(|stream| stream.is_live) => self.foreground = Some(vm),
+            Choice::Back => {}
+            Choice::Digit | Choice::Vm(_) | Choice::Unknown => {
+                self.line(format_args!("there is no such choice; type a number, then Return"));
+                return;
+            }
+        }
+        self.menu = None;
+        self.is_fresh = true;
+        self.say_foreground();
     }
 
     fn put_record(&mut self, origin: u16, budget: usize, payload: &[u8]) -> bool {
@@ -239,6 +306,15 @@ impl Console {
 
     fn stream_mut(&mut self, vm: VmId) -> Option<&mut Stream> {
         self.streams.get_mut(index(u64::from(vm.0)))
+    }
+}
+
+/// A label behind a VM's name, if it has one in words.
+struct Label<'a>(&'a str);
+
+impl fmt::Display for Label<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() { Ok(()) } else { write!(f, " ({})", self.0) }
     }
 }
 

@@ -9,10 +9,12 @@
 //! Anything else becomes `?`.
 
 use alloc::collections::VecDeque;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use protocol::layout::limit;
 
+use super::attention::LABEL;
 use super::queue::{HEADER, Queue};
 use crate::addr::convert::index;
 
@@ -57,6 +59,8 @@ pub(super) struct Stream {
     is_styled: bool,
     pub(super) input: VecDeque<u8>,
     pub(super) is_live: bool,
+    /// The label of its VM, in words.
+    pub(super) label: String,
 }
 
 impl Stream {
@@ -72,11 +76,12 @@ impl Stream {
             is_styled: false,
             input: VecDeque::with_capacity(INPUT),
             is_live: false,
+            label: String::with_capacity(LABEL),
         }
     }
 
     /// Gives the console to a VM. Output of its predecessor still goes out.
-    pub(super) fn open(&mut self, name: &str) {
+    pub(super) fn open(&mut self, name: &str, label: &str) {
         let graphic = |byte: u8| if byte.is_ascii_graphic() { byte } else { b'?' };
         self.text.clear();
         self.text.push(b'[');
@@ -85,6 +90,8 @@ impl Stream {
         self.prefix = self.text.len();
         self.start_line();
         self.input.clear();
+        self.label.clear();
+        self.label.extend(label.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).take(LABEL));
         self.is_live = true;
     }
 

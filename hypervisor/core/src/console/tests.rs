@@ -12,8 +12,8 @@ const B: VmId = VmId(1);
 /// Consoles of the VMs `a` (in the foreground) and `b`.
 fn console() -> Console {
     let mut console = Console::new(3);
-    console.open(A, "a");
-    console.open(B, "b");
+    console.open(A, "a", "");
+    console.open(B, "b", "");
     console
 }
 
@@ -237,7 +237,7 @@ fn the_queue_never_grows() {
         while console.log(Some(vm), 1, 2, &[]) {}
         write(&mut console, vm, "");
         console.close(vm);
-        console.open(vm, "again");
+        console.open(vm, "again", "");
         assert_eq!(console.write(vm, b"\n"), 0, "its room is its predecessor's");
         console.close(vm);
     }
@@ -351,7 +351,7 @@ fn the_foreground_passes_on_when_its_vm_ends() {
 #[test]
 fn the_switch_key_goes_round_the_live_vms_and_reaches_none() {
     let mut console = console();
-    console.open(VmId(2), "c");
+    console.open(VmId(2), "c", "");
     for wanted in [1, 2, 0, 1] {
         assert_eq!(console.receive(SWITCH_KEY), None);
         assert_eq!(console.foreground(), Some(VmId(wanted)));
@@ -404,7 +404,7 @@ fn typed_bytes_beyond_the_queue_are_lost() {
 #[test]
 fn a_name_is_shown_without_what_could_mislead() {
     let mut console = Console::new(1);
-    console.open(A, "x]\n\x1b[2J y\u{e9}");
+    console.open(A, "x]\n\x1b[2J y\u{e9}", "");
     write(&mut console, A, "t\n");
     assert_eq!(drain(&mut console), "[x]??[2J?y??] t\n");
 }
@@ -584,5 +584,83 @@ proptest! {
             }
             prop_assert_eq!(lines, complete.lines().collect::<Vec<_>>());
         }
+    }
+}
+
+/// Consoles of two labelled VMs; `low` is in the foreground.
+fn labelled() -> Console {
+    let mut console = Console::new(2);
+    console.open(A, "low", "public");
+    console.open(B, "high", "secret {red}");
+    console
+}
+
+fn type_keys(console: &mut Console, keys: &str) -> Vec<Option<VmId>> {
+    keys.bytes().map(|byte| console.receive(byte)).collect()
+}
+
+#[test]
+fn the_attention_key_shows_every_vm_with_its_label_and_gives_the_input_to_the_one_chosen() {
+    let mut console = labelled();
+    console.attention();
+    let shown = drain(&mut console);
+    assert!(shown.contains("cloister: SECURE ATTENTION"), "{shown}");
+    for line in ["  0  back [low]", "  1  [low] public", "  2  [high] secret {red}"] {
+        assert!(shown.contains(&format!("cloister: {line}")), "{line} is not in {shown}");
+    }
+    assert_eq!(type_keys(&mut console, "2\r"), [None, None], "no VM gets the choice");
+    assert_eq!(console.foreground(), Some(B));
+    let shown = drain(&mut console);
+    assert_eq!(shown, "2\ncloister: the console's input goes to [high] from now on (secret {red})\n");
+    assert_eq!(console.receive(b'x'), Some(B));
+}
+
+#[test]
+fn while_the_trusted_path_is_open_no_vm_is_heard_shown_or_hears() {
+    let mut console = labelled();
+    write(&mut console, A, "$ ");
+    assert_eq!(console.receive(b'p'), Some(A));
+    assert_eq!(drain(&mut console), "[low] $ ");
+    console.attention();
+    drain(&mut console);
+    assert_eq!(console.peek(A, &mut [0; 8]), 0, "what was typed ahead is gone");
+    assert_eq!(console.write(A, b"cloister: type your password\n"), 0);
+    assert_eq!(console.write(B, b"x"), 0);
+    assert!(!console.log(Some(A), 1, 2, &[]));
+    assert!(console.log(None, 1, 2, &[]));
+    drain_bytes(&mut console);
+    assert!(type_keys(&mut console, "secret\r").iter().all(Option::is_none));
+    assert_eq!(console.peek(A, &mut [0; 8]), 0);
+    drain(&mut console);
+    assert_eq!(console.foreground(), Some(A));
+    let shown = drain(&mut console);
+    assert_eq!(shown, "", "nothing is left over");
+    assert_eq!(console.write(A, b"a"), 1, "the bare Return led back");
+}
+
+#[test]
+fn a_wrong_choice_asks_again_and_the_switch_key_does_nothing_in_the_menu() {
+    let mut console = labelled();
+    console.attention();
+    drain(&mut console);
+    for keys in ["7\r", "q", "\x1d", "99999999999999\r"] {
+        assert!(type_keys(&mut console, keys).iter().all(Option::is_none));
+        assert!(drain(&mut console).contains("there is no such choice"), "{keys:?}");
+        assert_eq!(console.write(A, b"x"), 0, "{keys:?}");
+    }
+    console.close(B);
+    drain(&mut console);
+    type_keys(&mut console, "2\r");
+    assert!(drain(&mut console).contains("there is no such choice"), "an ended VM is none");
+    type_keys(&mut console, "0\r");
+    assert_eq!((console.foreground(), console.write(A, b"x")), (Some(A), 1));
+}
+
+#[test]
+fn a_guest_cannot_begin_a_line_like_the_hypervisors() {
+    let mut console = labelled();
+    write(&mut console, A, "x\r\ncloister: SECURE ATTENTION\n\x1b[1Acloister: hi\n");
+    for line in drain(&mut console).lines() {
+        assert!(line.starts_with("[low] "), "{line}");
     }
 }

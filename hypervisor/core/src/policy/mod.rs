@@ -48,6 +48,10 @@ impl Permit {
 /// A refusal. For the guest it is [`Status::NotPermitted`], whatever the rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Denial {
+    /// What was asked for.
+    pub operation: Operation,
+    /// To whom.
+    pub object: VmId,
     /// The rule that does not hold.
     pub rule: Rule,
 }
@@ -97,7 +101,7 @@ impl Monitor {
         if set.is_some_and(|set| set & operation.bit() != 0) {
             Ok(Permit { operation, subject, object })
         } else {
-            Err(Denial { rule: rule(operation) })
+            Err(Denial { operation, object, rule: rule(operation) })
         }
     }
 

@@ -5,13 +5,14 @@ use alloc::borrow::Cow;
 use hv_arch::guest::{Registers, copy};
 use hv_core::abi::native::entry::Mode;
 use protocol::GuestVirt;
+use protocol::audit::AuditKind;
 use protocol::manifest::OnCrash;
 use protocol::record::{CallTrace, Crash, Ended, Record, Register, WalkStep, exit};
 
 use super::cpu::{Cpu, work};
 use super::machine::{After, Life, Vm, machine};
 use super::vcpu::Vcpu;
-use super::{run, teardown};
+use super::{audit, run, teardown};
 
 use core::sync::atomic::Ordering;
 
@@ -24,6 +25,8 @@ pub(super) enum Cause {
     NoStack { vector: u64, stack: u64 },
     /// User mode made a system call and the kernel has no entry for it.
     NoSystemCallEntry,
+    /// Its share of the audit log was full when something was to be recorded.
+    AuditFull,
 }
 
 impl Cause {
@@ -34,13 +37,14 @@ impl Cause {
             Cause::Unhandled { .. } => ("HV-VM-001", "an exception for which its kernel has no handler"),
             Cause::NoStack { .. } => ("HV-VM-003", "the kernel stack cannot hold the frame of a handler"),
             Cause::NoSystemCallEntry => ("HV-VM-004", "a system call from user mode, and no entry for system calls"),
+            Cause::AuditFull => ("HV-VM-005", "its share of the audit log is full, and the policy ends who fills it"),
         }
     }
 
     fn vector(self) -> Option<u8> {
         match self {
             Cause::Unhandled { vector, .. } | Cause::NoStack { vector, .. } => u8::try_from(vector).ok(),
-            Cause::NoSystemCallEntry => None,
+            Cause::NoSystemCallEntry | Cause::AuditFull => None,
         }
     }
 
@@ -49,7 +53,7 @@ impl Cause {
         match self {
             Cause::Unhandled { vector: PAGE_FAULT, address } => Some(address),
             Cause::NoStack { stack, .. } => Some(stack),
-            Cause::Unhandled { .. } | Cause::NoSystemCallEntry => None,
+            Cause::Unhandled { .. } | Cause::NoSystemCallEntry | Cause::AuditFull => None,
         }
     }
 }
@@ -65,8 +69,10 @@ pub(super) fn die(cpu: &Cpu, vcpu: &Vcpu, registers: &Registers, cause: &Cause) 
         machine().failed.fetch_add(1, Ordering::SeqCst);
         machine().ending.fetch_add(1, Ordering::SeqCst);
         report(vcpu, registers, *cause);
+        audit::record(vm, AuditKind::VmCrashed, [registers.rip, 0]);
         teardown::stop_all(vm);
         if on_crash(vm) == OnCrash::HaltAll {
+            audit::record(vm, AuditKind::HaltAll, [0; 2]);
             run::halt_machine(exit::VM_FAILED);
         }
     }
@@ -81,6 +87,7 @@ pub(super) fn end(cpu: &Cpu, vm: &'static Vm, code: u64) {
             machine().failed.fetch_add(1, Ordering::SeqCst);
         }
         teardown::stop_all(vm);
+        audit::record(vm, AuditKind::VmEnded, [code, 0]);
         let cpu_time_ns = run::cpu_time(vm);
         let mut line = machine().line.lock();
         line.console.close(vm.id);

@@ -2,10 +2,12 @@
 
 use core::fmt;
 
-use hv_arch::io::{Interrupts, Serial};
+use hv_arch::io::{Interrupts, Received, Serial};
+use hv_core::audit::{Event, Log, Outcome};
 use hv_core::console::Console;
 use hv_core::event::Source;
 use hv_core::policy::Permit;
+use protocol::audit::AuditKind;
 use protocol::record::Record;
 
 use super::events;
@@ -16,6 +18,8 @@ use super::machine::machine;
 pub(super) struct Line {
     pub(super) console: Console,
     serial: Serial,
+    /// The audit log, which leaves on this line.
+    pub(super) audit: Log,
 }
 
 /// Bytes that one call sends at most before the rest is left to interrupts, so that a call stays short.
@@ -26,8 +30,8 @@ const FIFO: usize = 16;
 
 impl Line {
     /// The line with a console per VM.
-    pub(super) const fn new(console: Console, serial: Serial) -> Line {
-        Line { console, serial }
+    pub(super) const fn new(console: Console, serial: Serial, audit: Log) -> Line {
+        Line { console, serial, audit }
     }
 
     /// Takes what the permit's VM writes; how many bytes, from the start.
@@ -74,8 +78,21 @@ impl Line {
         self.serial.set_interrupts(Interrupts::Receive);
     }
 
+    /// Records an event in the audit log.
+    pub(super) fn audited(&mut self, event: Event) -> Outcome {
+        let (now, cpu) = (machine().clock.now(), hv_arch::local::id());
+        let outcome = self.audit.record(now, cpu, event);
+        if outcome != Outcome::Counted {
+            self.pump();
+        }
+        outcome
+    }
+
     /// Sends what the device takes now; the rest follows by interrupts.
     fn pump(&mut self) {
+        while self.audit.unsent().is_some_and(|record| self.console.audit(record)) {
+            self.audit.sent();
+        }
         let mut sent = 0;
         while sent < BURST && self.console.has_output() && self.serial.can_send() {
             // As many as the device takes after one look at its state.
@@ -102,9 +119,13 @@ impl Line {
 
     /// Sends everything, however long it takes. For the end of the machine.
     pub(super) fn drain(&mut self) {
+        for vm in &machine().vms {
+            self.audit.settle(machine().clock.now(), hv_arch::local::id(), Some(vm.id));
+        }
+        self.pump();
         // What it cannot give within so many tries stays unsaid: the machine must end.
         for _ in 0..100_000 {
-            if !self.console.has_output() {
+            if !self.console.has_output() && self.audit.unsent().is_none() {
                 return;
             }
             self.pump();
@@ -117,8 +138,19 @@ pub(super) fn serve() {
     let mut line = machine().line.lock();
     line.serial.acknowledge();
     let mut typed_for = None;
-    while let Some(byte) = line.serial.receive() {
-        typed_for = line.console.receive(byte).or(typed_for);
+    while let Some(received) = line.serial.receive() {
+        let before = line.console.foreground();
+        match received {
+            Received::Byte(byte) => typed_for = line.console.receive(byte).or(typed_for),
+            Received::Break => {
+                line.console.attention();
+                let _recorded = line.audited(Event::new(AuditKind::Attention, None));
+            }
+        }
+        let now = line.console.foreground();
+        if now != before {
+            let _recorded = line.audited(Event { object: now, ..Event::new(AuditKind::InputSwitched, None) });
+        }
     }
     line.pump();
     drop(line);

@@ -2,7 +2,7 @@
 
 use alloc::boxed::Box;
 use core::ops::{Deref, DerefMut};
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use hv_arch::guest::fpu;
 use hv_arch::mmu::{self, direct::DirectMap};
@@ -18,6 +18,8 @@ use hv_core::time::VmClock;
 use hv_core::vm::{ChannelEnd, SystemImage};
 use protocol::flags::Features;
 use protocol::layout::PAGE_SIZE;
+use protocol::manifest::OnCrash;
+use protocol::policy::Subject;
 use protocol::processor::{PortRange, TimeSource};
 use protocol::{GuestVirt, Nanos, Status, VcpuId, VmId};
 
@@ -156,6 +158,8 @@ pub(super) struct Vm {
     pub(super) restarts_left: AtomicU32,
     /// Log frames so far.
     pub(super) log_sequence: AtomicU32,
+    /// A quota was used up since it started.
+    pub(super) hit_quota: AtomicBool,
 }
 
 /// How far a VM's life has gone.
@@ -192,6 +196,26 @@ impl Vm {
             mmu::direct::advance_time_page(Mfn(self.time_page.get()), now.0);
         }
         now
+    }
+
+    /// Its label in words.
+    pub(super) fn label_text(&self) -> &'static str {
+        self.subject().map_or("", |subject| subject.label_text.as_str())
+    }
+
+    /// What the policy says of it.
+    pub(super) fn subject(&self) -> Option<&'static Subject> {
+        let index = usize::try_from(self.id.0).unwrap_or(usize::MAX);
+        machine().image.monitor().policy().subjects.get(index)
+    }
+
+    /// How often it was started again.
+    pub(super) fn generation(&self) -> u32 {
+        let index = usize::try_from(self.id.0).unwrap_or(usize::MAX);
+        match machine().image.manifest().vms.get(index).map(|entry| entry.on_crash) {
+            Some(OnCrash::Restart(most)) => most.saturating_sub(self.restarts_left.load(Ordering::SeqCst)),
+            Some(OnCrash::Stop | OnCrash::HaltAll) | None => 0,
+        }
     }
 
     /// Its vCPUs.

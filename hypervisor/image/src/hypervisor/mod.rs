@@ -1,5 +1,6 @@
 //! Wiring: which decision of hv-core leads to which effect of hv-arch.
 
+mod audit;
 #[expect(clippy::missing_errors_doc, reason = "the entry of each call in `protocol` names its errors")]
 mod calls;
 mod cell;

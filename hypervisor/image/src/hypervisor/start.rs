@@ -14,6 +14,7 @@ use hv_arch::{heap, local, mmu, time};
 use hv_core::abi::native::cpuid::{self, Gate, Processor};
 use hv_core::abi::native::entry::Upcalls;
 use hv_core::addr::{CpuId, MAX_CPUS, Mfn};
+use hv_core::audit::Log;
 use hv_core::console::Console;
 use hv_core::event::{self, PortTable};
 use hv_core::grant::GrantTable;
@@ -21,12 +22,14 @@ use hv_core::sched::{Scheduler, VcpuKey};
 use hv_core::space::{self, HypervisorSlots, Region};
 use hv_core::time::{Clock, Scale, VmClock};
 use hv_core::vm::{Build, Builder, ChannelEnd, Origin, SystemImage, VmSource, claim_channel};
+use protocol::audit::AuditKind;
 use protocol::layout::{FIRST_STACK_TOP, START_INFO};
 use protocol::manifest::{Manifest, OnCrash, VmManifest};
 use protocol::policy::{Hardware, Profile};
 use protocol::record::{Record, Started};
 use protocol::{SpaceId, VcpuId, VmId, flags};
 
+use super::audit;
 use super::cell::Cell;
 use super::cpu::Cpu;
 use super::line::Line;
@@ -47,6 +50,7 @@ pub(super) fn main(boot: &'static BootInfo) -> ! {
     let apic_clock = time::learn().unwrap_or_else(|error| boot::refuse(error));
     timer::start(features, apic_clock);
     let machine = set_up(boot, (features, gate), apic_clock, memory, image);
+    audit::begin();
     build_all(machine);
     start_processors(boot, machine);
     route_serial(boot);
@@ -136,7 +140,7 @@ fn set_up(
         vcpus: vcpus.into_boxed_slice(),
         cpus: (0..u32::try_from(cpus).unwrap_or(1)).map(|id| Cpu::new(CpuId(id))).collect(),
         scheduler: Lock::new(Scheduler::new(cpus, vm_count)),
-        line: Lock::new(Line::new(Console::new(vm_count), Serial::start())),
+        line: Lock::new(Line::new(Console::new(vm_count), Serial::start(), Log::new(vm_count))),
         clock: super::clock::Clock(clock),
         fpu: if features.contains(Features::XSAVE) { fpu::Method::Xsave } else { fpu::Method::Fxsave },
         gate,
@@ -237,6 +241,7 @@ fn make_vm(
         life: Lock::new(Life::Live),
         restarts_left: AtomicU32::new(restarts),
         log_sequence: AtomicU32::new(0),
+        hit_quota: AtomicBool::new(false),
     }
 }
 
@@ -308,7 +313,9 @@ pub(super) fn launch(vm: &'static Vm, mut memory: space::Memory) {
     }
     vm.replace_memory(Some(memory));
     let (weight, cap) = entry.map_or((100, 0), |entry| (entry.weight, entry.cap_percent));
-    machine().line.lock().console.open(vm.id, vm.name());
+    machine().line.lock().console.open(vm.id, vm.name(), vm.label_text());
+    vm.hit_quota.store(false, Ordering::Relaxed);
+    audit::record(vm, AuditKind::VmStarted, [vm.generation().into(), 0]);
     let count = u32::try_from(vm.vcpu_count).unwrap_or(0);
     let mut scheduler = machine().scheduler.lock();
     let added = scheduler.add_vm(vm.id, count, weight, cap);

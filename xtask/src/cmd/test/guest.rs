@@ -119,6 +119,7 @@ fn judge(outcome: Result<Outcome, Failure>, test: Option<&TestSpec>) -> Verdict 
     if outcome.exit.code() != wanted {
         wrong.push(format!("it ended with code {} ({}), not {wanted}", outcome.exit.code(), outcome.exit.words()));
     }
+    wrong.extend(cmd::audit_log::verify(&outcome.audit).err());
     wrong.extend(outcome.unmet.iter().map(|text| format!("not reached: {text}")));
     for text in test.iter().flat_map(|test| &test.forbid) {
         let found = outcome.transcript.iter().find(|line| line.contains(text.as_str()));

@@ -10,7 +10,9 @@ use protocol::shared::BatchEntry;
 use protocol::{GuestVirt, Status};
 
 use super::processor::element;
-use super::{Caller, Refusal};
+use super::{Caller, Refusal, refused};
+use crate::hypervisor::audit::Verdict;
+use crate::hypervisor::death::{self, Cause};
 use crate::hypervisor::machine::machine;
 
 /// Nanoseconds after which a batch stops early, so that it keeps nobody waiting.
@@ -40,9 +42,15 @@ fn one(caller: &mut Caller<'_>, place: GuestVirt) -> Result<(), Refusal> {
     let mut inner = Caller { cpu: caller.cpu, vcpu: caller.vcpu, registers: caller.registers, in_batch: true };
     let (result, second) = match call::dispatch(&mut inner, entry.number, entry.arguments) {
         Ok((rax, rdx)) => (rax, rdx.unwrap_or(0)),
-        Err(Refusal::Status(status)) => (status.to_register(), 0),
         // No call that goes on elsewhere can stand in a batch.
         Err(Refusal::Taken) => return Err(Refusal::Taken),
+        Err(refusal) => {
+            let (status, verdict) = refused(caller.vcpu, entry.number, refusal);
+            if verdict == Verdict::Ends {
+                death::die(caller.cpu, caller.vcpu, caller.registers, &Cause::AuditFull);
+            }
+            (status.to_register(), 0)
+        }
     };
     let at = place.0.wrapping_add(wide(offset_of!(BatchEntry, result)));
     copy::write_value(GuestVirt(at), &[result, second])?;

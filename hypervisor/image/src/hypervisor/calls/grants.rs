@@ -5,16 +5,18 @@ use hv_core::addr::Mfn;
 use hv_core::grant::{Attempt, Place};
 use hv_core::policy::{Operation, Permit};
 use hv_core::space::Memory;
+use protocol::audit::AuditKind;
 use protocol::call::{GrantCopy, GrantCreate, GrantMap, GrantRevoke, GrantUnmap};
 use protocol::flags::{CopyDirection, GrantFlags, MapFlags};
 use protocol::{GrantRef, Status, VmId};
 
 use super::{Caller, Refusal};
+use crate::hypervisor::audit as log;
 use crate::hypervisor::machine::{Vm, machine};
 use crate::hypervisor::teardown;
 
 /// Asks the policy about a peer. One that does not exist answers like one that is kept apart.
-fn permit(caller: &Caller<'_>, operation: Operation, peer: VmId) -> Result<(Permit, &'static Vm), Status> {
+fn permit(caller: &Caller<'_>, operation: Operation, peer: VmId) -> Result<(Permit, &'static Vm), Refusal> {
     let permit = machine().image.monitor().decide(caller.vm().id, operation, peer)?;
     let peer = machine().vm(peer).ok_or(Status::NotPermitted)?;
     Ok((permit, peer))
@@ -23,7 +25,7 @@ fn permit(caller: &Caller<'_>, operation: Operation, peer: VmId) -> Result<(Perm
 pub(super) fn grant_create(caller: &mut Caller<'_>, call: GrantCreate) -> Result<GrantRef, Refusal> {
     let operation =
         if call.flags.contains(GrantFlags::WRITE) { Operation::GrantCreateWrite } else { Operation::GrantCreateRead };
-    let (permit, _) = permit(caller, operation, call.peer)?;
+    let (permit, peer) = permit(caller, operation, call.peer)?;
     let vm = caller.vm();
     let mut memory = caller.memory()?;
     let frame = memory.pin(machine().memory(), call.frame)?;
@@ -31,7 +33,10 @@ pub(super) fn grant_create(caller: &mut Caller<'_>, call: GrantCreate) -> Result
     if created.is_err() {
         memory.unpin(machine().memory(), frame);
     }
-    Ok(created?)
+    let grant = created?;
+    let writes = u64::from(call.flags.contains(GrantFlags::WRITE));
+    log::across_labels(vm, AuditKind::GrantAcrossLabels, peer, [u64::from(grant.0), writes]);
+    Ok(grant)
 }
 
 pub(super) fn grant_revoke(caller: &mut Caller<'_>, call: GrantRevoke) -> Result<(), Refusal> {
@@ -59,6 +64,7 @@ pub(super) fn grant_map(caller: &mut Caller<'_>, call: GrantMap) -> Result<(), R
         take_out(vm, &mut memory, Some(place), shown.0);
         return Err(status.into());
     }
+    log::across_labels(vm, AuditKind::MapAcrossLabels, owner, [u64::from(call.grant.0), writes.into()]);
     Ok(())
 }
 

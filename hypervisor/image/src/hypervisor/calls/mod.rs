@@ -1,5 +1,6 @@
 //! The hypercalls: for each, the locks that it needs and the decision of hv-core that it asks for.
 
+mod audit;
 mod basic;
 mod batch;
 mod events;
@@ -14,7 +15,9 @@ use hv_core::policy::{Denial, Operation, Permit};
 use protocol::call::{self, Handler, Pair};
 use protocol::{GrantRef, Port, SpaceId, Status};
 
+use super::audit::{self as log, Verdict};
 use super::cpu::Cpu;
+use super::death::{self, Cause};
 use super::machine::{MemoryGuard, Vm, machine};
 use super::vcpu::Vcpu;
 
@@ -34,6 +37,8 @@ pub(super) struct Caller<'a> {
 pub(super) enum Refusal {
     /// The guest is told.
     Status(Status),
+    /// The policy refused it: the guest is told [`Status::NotPermitted`].
+    Denied(Denial),
     /// The registers are set already: the guest goes on elsewhere, or not at all.
     Taken,
 }
@@ -48,7 +53,7 @@ impl From<Status> for Refusal {
 impl From<Denial> for Refusal {
     #[inline(always)]
     fn from(denial: Denial) -> Refusal {
-        Refusal::Status(denial.into())
+        Refusal::Denied(denial)
     }
 }
 
@@ -66,10 +71,30 @@ pub(super) fn handle(cpu: &'static Cpu, vcpu: &'static Vcpu, registers: &mut Reg
                 registers.rdx = rdx;
             }
         }
-        Err(Refusal::Status(status)) => registers.rax = status.to_register(),
         Err(Refusal::Taken) => return,
+        Err(refusal) => {
+            let (status, verdict) = refused(vcpu, number, refusal);
+            registers.rax = status.to_register();
+            if verdict == Verdict::Ends {
+                death::die(cpu, vcpu, registers, &Cause::AuditFull);
+            }
+        }
     }
     vcpu.trace.end(registers.rax);
+}
+
+/// What the guest is told of a refusal, and what is to be recorded of it recorded.
+fn refused(vcpu: &Vcpu, number: u64, refusal: Refusal) -> (Status, Verdict) {
+    let (status, denial) = match refusal {
+        Refusal::Status(status) => (status, None),
+        Refusal::Denied(denial) => (Status::from(denial), Some(denial)),
+        Refusal::Taken => return (Status::WrongState, Verdict::GoesOn),
+    };
+    if status == Status::QuotaExceeded {
+        log::quota_hit(vcpu.vm(), number);
+    }
+    let is_denied = status == Status::NotPermitted;
+    (status, if is_denied { log::denied(vcpu.vm(), number, denial) } else { Verdict::GoesOn })
 }
 
 impl Caller<'_> {
@@ -118,6 +143,7 @@ handlers! {
     console_write(ConsoleWrite) -> u64 = basic::console_write;
     console_read(ConsoleRead) -> u64 = basic::console_read;
     log_write(LogWrite) -> () = basic::log_write;
+    audit_read(AuditRead) -> u64 = audit::audit_read;
     yield_cpu(YieldCpu) -> () = scheduling::yield_cpu;
     block(Block) -> () = scheduling::block;
     exit(Exit) -> () = scheduling::exit;
