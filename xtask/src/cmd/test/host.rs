@@ -9,13 +9,13 @@ use crate::error::{Context, Failure};
 use crate::host::fetch;
 use crate::{cmd, tree};
 
-/// Suites of tests: name and arguments of `cargo test`. xtask is built in release already; its tests
+/// Suites of tests: name and arguments of `cargo test`. xtask is built in its own profile already; its tests
 /// reuse that.
 const SUITES: [(&str, &[&str]); 4] = [
     ("unit/protocol", &["-p", "protocol", "--all-features"]),
     ("unit/hv-core", &["-p", "hv-core", "--all-features"]),
     ("unit/all-others", &["--workspace", "--exclude", "protocol", "--exclude", "hv-core", "--exclude", "xtask"]),
-    ("unit/xtask", &["--release", "-p", "xtask"]),
+    ("unit/xtask", &["--profile", "xtask", "-p", "xtask"]),
 ];
 
 /// What Miri interprets, with the arguments of `cargo miri test`: the crates whose `unsafe` can run on a
@@ -49,7 +49,7 @@ const MIRI: [(&str, &[&str]); 3] = [
 /// What clippy looks at: name and arguments. The hypervisor is looked at as it is built.
 const CLIPPY: [(&str, &[&str]); 3] = [
     ("unit/clippy-host", &["-p", "protocol", "-p", "hv-core", "-p", "guest-build", "--all-targets", "--all-features"]),
-    ("unit/clippy-xtask", &["--release", "-p", "xtask", "--all-targets"]),
+    ("unit/clippy-xtask", &["--profile", "xtask", "-p", "xtask", "--all-targets"]),
     ("unit/clippy-hypervisor", &["--release", "--target", TARGET, "-p", "hv-arch", "-p", "hv"]),
 ];
 
