@@ -130,11 +130,18 @@ fn cr4_for(cr4: u64, controls: Controls) -> u64 {
     })
 }
 
-/// Switches on what the VM has whose vCPU is loaded next. `vcpu` is what RDTSCP and RDPID tell it.
+/// Sets what RDTSCP and RDPID tell the guest. The register must exist ([`Controls::TSC_AUX`]).
+#[inline]
+pub fn set_tsc_aux(vcpu: u32) {
+    // SAFETY: it exists by the caller's word; the hypervisor does not read it.
+    unsafe { write_msr(IA32_TSC_AUX, u64::from(vcpu)) };
+}
+
+/// Switches on what the VM has whose vCPU is loaded next.
 ///
 /// What was saved under other controls must have been: XCR0 says what XSAVE saves and XRSTOR loads. AVX
 /// registers stay as they are under an XCR0 without AVX, where nothing can read them.
-pub fn load_controls(controls: Controls, vcpu: u32) {
+pub fn load_controls(controls: Controls) {
     let old = read_register!("cr4");
     let new = cr4_for(old, controls);
     if new != old {
@@ -149,10 +156,6 @@ pub fn load_controls(controls: Controls, vcpu: u32) {
         unsafe {
             asm!("xsetbv", in("ecx") 0, in("rax") xcr0, in("rdx") 0, options(nomem, nostack, preserves_flags));
         }
-    }
-    if controls.contains(Controls::TSC_AUX) {
-        // SAFETY: the flag says that the register exists; the hypervisor does not read it.
-        unsafe { write_msr(IA32_TSC_AUX, u64::from(vcpu)) };
     }
 }
 

@@ -22,7 +22,7 @@ pub(crate) mod gdt;
 
 use core::arch::asm;
 
-pub use control::load_controls;
+pub use control::{load_controls, set_tsc_aux};
 pub(crate) use read_register;
 
 /// Stops this CPU for good.

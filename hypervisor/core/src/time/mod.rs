@@ -89,6 +89,7 @@ fn since(tsc: u64, base: u64) -> u64 {
 
 /// The start of the step that a time or a span ends in. Nothing finer reaches a VM with coarse time.
 #[must_use]
+#[inline(always)]
 pub const fn quantised(nanoseconds: u64, time: TimeSource) -> u64 {
     match time {
         TimeSource::Native => nanoseconds,

@@ -48,12 +48,15 @@ impl Cpu {
         self.current.store(vcpu.map_or(NONE, |vcpu| vcpu.index), Ordering::Relaxed);
     }
 
-    /// Puts a vCPU's controls in force. They seldom differ from one vCPU to the next.
+    /// Puts a vCPU's controls in force, as far as they differ from the last one's.
     #[inline(always)]
     pub(super) fn load_controls(&self, vcpu: &Vcpu) {
-        if self.controls.load(Ordering::Relaxed) != vcpu.controls {
-            self.controls.store(vcpu.controls, Ordering::Relaxed);
-            hv_arch::cpu::load_controls(vcpu.vm().processor.controls(), vcpu.id.0);
+        let difference = self.controls.swap(vcpu.controls, Ordering::Relaxed) ^ vcpu.controls;
+        if difference != 0 && vcpu.has_tsc_aux() {
+            hv_arch::cpu::set_tsc_aux(vcpu.id.0);
+        }
+        if difference >> u32::BITS != 0 {
+            hv_arch::cpu::load_controls(vcpu.vm().processor.controls());
         }
     }
 

@@ -225,15 +225,21 @@ fn fire_timers(cpu: &Cpu) {
     }
 }
 
+/// Brings a coarse time page up to now; the machine time at which that is due again.
+#[inline(never)]
+fn show_step(vm: &Vm) -> u64 {
+    vm.now();
+    vm.clock.lock().next_step(hv_arch::cpu::read_tsc())
+}
+
 /// Arms this CPU's one-shot interrupt for a machine time. A vCPU with coarse time that goes on gets
 /// its time page brought up to now, and again at the next step.
-pub(super) fn set_timer(mut deadline: u64, runs: Option<&Vcpu>) {
-    if let Some(vcpu) = runs
-        && vcpu.time() == TimeSource::Coarse
-    {
-        vcpu.vm().now();
-        deadline = deadline.min(vcpu.vm().clock.lock().next_step(hv_arch::cpu::read_tsc()));
-    }
+pub(super) fn set_timer(deadline: u64, runs: Option<&Vcpu>) {
+    let step = match runs {
+        Some(vcpu) if vcpu.time() == TimeSource::Coarse => show_step(vcpu.vm()),
+        _ => u64::MAX,
+    };
+    let deadline = deadline.min(step);
     if deadline == u64::MAX {
         irq::timer::disarm();
     } else {

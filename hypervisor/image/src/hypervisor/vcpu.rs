@@ -45,8 +45,9 @@ const fn pack(controls: Controls, number: u32) -> u64 {
     (controls.bits() as u64) << 32 | number as u64
 }
 
-/// [`Controls::NO_TSC`] in [`Vcpu::controls`].
+/// Bits of [`Vcpu::controls`].
 const NO_TSC: u64 = pack(Controls::NO_TSC, 0);
+const TSC_AUX: u64 = pack(Controls::TSC_AUX, 0);
 
 /// A virtual CPU.
 #[derive(Debug)]
@@ -131,6 +132,12 @@ impl Vcpu {
             Some(vm) => vm,
             None => super::panic::broken("V1", "a vCPU without a VM"),
         }
+    }
+
+    /// Whether instructions can read its number.
+    #[inline(always)]
+    pub(super) const fn has_tsc_aux(&self) -> bool {
+        self.controls & TSC_AUX != 0
     }
 
     /// How it sees time.
