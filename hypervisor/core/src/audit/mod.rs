@@ -22,8 +22,10 @@ use zerocopy::IntoBytes as _;
 use crate::addr::CpuId;
 use crate::addr::convert::{index, wide};
 
-/// Records of a VM that can wait to be sent, and of the hypervisor by itself.
-const SHARE: u32 = 32;
+/// Records that can wait to be sent: of each VM at least, and of the hypervisor by itself.
+const LEAST: u32 = 16;
+/// Records that can wait beyond those, for each VM on average: divided by the policy's shares.
+const DIVIDED: u64 = 16;
 /// For so long after the first denial, those beyond [`IN_FULL`] are only counted.
 const STORM_NS: u64 = 1_000_000_000;
 
@@ -80,13 +82,17 @@ struct Storm {
 /// What is kept of each VM, and of the hypervisor.
 #[derive(Debug, Clone, Copy)]
 struct Source {
+    /// Records that can wait to be sent.
+    share: u32,
     unsent: u32,
     lost: u64,
     storm: Storm,
 }
 
 impl Source {
-    const NEW: Source = Source { unsent: 0, lost: 0, storm: Storm { since: 0, denials: 0, more: None } };
+    const fn new(share: u32) -> Source {
+        Source { share, unsent: 0, lost: 0, storm: Storm { since: 0, denials: 0, more: None } }
+    }
 }
 
 /// The log.
@@ -106,14 +112,19 @@ pub struct Log {
 }
 
 impl Log {
-    /// An empty log for the VMs `0..vms`. Allocates all that is ever needed.
+    /// An empty log for so many VMs as there are shares, which say how the room is divided. Allocates all
+    /// that is ever needed.
     #[must_use]
-    pub fn new(vms: u32) -> Log {
-        let sources = index(u64::from(vms)).saturating_add(1);
-        let room = sources.saturating_mul(index(u64::from(SHARE)));
+    pub fn new(shares: &[u32]) -> Log {
+        let divided = DIVIDED.saturating_mul(wide(shares.len()));
+        let sum: u64 = shares.iter().map(|share| u64::from(*share)).sum();
+        let part = |share: &u32| divided.saturating_mul((*share).into()).checked_div(sum).unwrap_or(0);
+        let records = |share| LEAST.saturating_add(u32::try_from(part(share)).unwrap_or(0));
+        let sources: Box<[Source]> = shares.iter().map(records).chain([LEAST]).map(Source::new).collect();
+        let room = sources.iter().map(|source| index(source.share.into())).sum();
         Log {
             ring: vec![AuditRecord::default(); room].into_boxed_slice(),
-            sources: vec![Source::NEW; sources].into_boxed_slice(),
+            sources,
             next: 0,
             unsent: 0,
             unread: 0,
@@ -224,7 +235,7 @@ impl Log {
         let Some(source) = self.source(event.subject) else {
             return Outcome::Full;
         };
-        if source.unsent >= SHARE {
+        if source.unsent >= source.share {
             source.lost = source.lost.saturating_add(count);
             return Outcome::Full;
         }

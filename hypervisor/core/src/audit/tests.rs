@@ -9,7 +9,7 @@ use protocol::shared::AuditRecord;
 use sha2::{Digest as _, Sha256};
 use zerocopy::IntoBytes as _;
 
-use super::{Event, Log, Outcome, SHARE, STORM_NS};
+use super::{DIVIDED, Event, LEAST, Log, Outcome, STORM_NS};
 use crate::addr::CpuId;
 
 const CPU: CpuId = CpuId(1);
@@ -39,7 +39,7 @@ fn continues(records: &[AuditRecord], mut previous: [u8; 32], first: u64) -> boo
 
 #[test]
 fn records_form_a_chain_that_a_changed_byte_breaks() {
-    let mut log = Log::new(2);
+    let mut log = Log::new(&[100, 100]);
     assert_eq!(log.record(5, CPU, Event::new(AuditKind::Begin, None)), Outcome::Recorded(0));
     assert_eq!(log.record(6, CPU, denied(1)), Outcome::Recorded(1));
     assert_eq!(log.record(7, CPU, Event::new(AuditKind::VmEnded, Some(VmId(1)))), Outcome::Recorded(2));
@@ -57,8 +57,8 @@ fn records_form_a_chain_that_a_changed_byte_breaks() {
 
 #[test]
 fn a_vm_that_fills_its_share_loses_its_own_records_only_and_they_are_counted() {
-    let mut log = Log::new(2);
-    for number in 0..SHARE {
+    let mut log = Log::new(&[100, 100]);
+    for number in 0..LEAST + u32::try_from(DIVIDED).unwrap() {
         assert!(
             matches!(log.record(0, CPU, Event::new(AuditKind::QuotaHit, Some(VmId(0)))), Outcome::Recorded(_)),
             "{number}"
@@ -78,7 +78,7 @@ fn a_vm_that_fills_its_share_loses_its_own_records_only_and_they_are_counted() {
 
 #[test]
 fn a_storm_of_denials_is_recorded_in_full_at_first_and_then_counted_exactly() {
-    let mut log = Log::new(1);
+    let mut log = Log::new(&[1]);
     for time in 0..1_000_000_u64 {
         let _ = log.record(time, CPU, denied(0));
     }
@@ -95,8 +95,8 @@ fn a_storm_of_denials_is_recorded_in_full_at_first_and_then_counted_exactly() {
 
 #[test]
 fn reading_goes_in_order_and_passes_over_what_was_overwritten() {
-    let mut log = Log::new(1);
-    let room = u64::from(SHARE) * 2;
+    let mut log = Log::new(&[1]);
+    let room = u64::from(LEAST) * 2 + DIVIDED;
     for number in 0..room + 10 {
         let _ = log.record(number, CPU, Event::new(AuditKind::Attention, None));
         log.sent();
@@ -112,7 +112,7 @@ fn reading_goes_in_order_and_passes_over_what_was_overwritten() {
 
 #[test]
 fn a_vm_that_does_not_exist_has_no_room_in_the_log() {
-    let mut log = Log::new(1);
+    let mut log = Log::new(&[1]);
     assert_eq!(log.record(0, CPU, denied(1)), Outcome::Full);
     assert_eq!(log.record(0, CPU, denied(u32::MAX)), Outcome::Full);
     assert_eq!(log.unsent(), None);
@@ -142,7 +142,7 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #[test]
     fn every_event_is_counted_once_and_the_chain_never_breaks(steps in prop::collection::vec(step(), 0..400)) {
-        let mut log = Log::new(3);
+        let mut log = Log::new(&[1, 2, 3]);
         let mut caused: BTreeMap<u32, u64> = BTreeMap::new();
         let mut sent = Vec::new();
         let mut now = 0;
@@ -181,4 +181,16 @@ proptest! {
             prop_assert_eq!(told, caused, "VM {}", vm);
         }
     }
+}
+
+#[test]
+fn the_room_is_divided_by_shares_and_nobody_has_too_little() {
+    let fill = |log: &mut Log, vm| {
+        let event = Event::new(AuditKind::QuotaHit, Some(VmId(vm)));
+        (0..).take_while(|_| matches!(log.record(0, CPU, event), Outcome::Recorded(_))).count()
+    };
+    let mut log = Log::new(&[1, 1000, 0]);
+    let filled: Vec<usize> = (0..3).map(|vm| fill(&mut log, vm)).collect();
+    assert_eq!(filled, [16, 16 + 47, 16]);
+    assert!(continues(&send(&mut log), FIRST, 0));
 }

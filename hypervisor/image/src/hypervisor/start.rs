@@ -134,13 +134,14 @@ fn set_up(
         .zip(&ends)
         .map(|((entry, number), ends)| make_vm(entry, number, ends, &mut vcpus, &ground))
         .collect();
+    let shares: Vec<u32> = image.monitor().policy().subjects.iter().map(|subject| subject.audit_share).collect();
     machine::install(Machine {
         frames: memory.frames,
         vms,
         vcpus: vcpus.into_boxed_slice(),
         cpus: (0..u32::try_from(cpus).unwrap_or(1)).map(|id| Cpu::new(CpuId(id))).collect(),
         scheduler: Lock::new(Scheduler::new(cpus, vm_count)),
-        line: Lock::new(Line::new(Console::new(vm_count), Serial::start(), Log::new(vm_count))),
+        line: Lock::new(Line::new(Console::new(vm_count), Serial::start(), Log::new(&shares))),
         clock: super::clock::Clock(clock),
         fpu: if features.contains(Features::XSAVE) { fpu::Method::Xsave } else { fpu::Method::Fxsave },
         gate,
