@@ -195,10 +195,13 @@ fn arrow(from: &Class, to: &Class, kind: &str) -> String {
     let length = dx.hypot(dy).max(1.0);
     // To the right of the way that it goes.
     let (sx, sy) = (-dy / length * 12.0, dx / length * 12.0);
+    // Where the line, beside the middles, crosses the edge of a box. `sign` is 1 when it leaves.
     let edge = |class: &Class, x: f64, y: f64, sign: f64| {
-        let half = (BOX_WIDTH as f64 / 2.0, class.height() as f64 / 2.0);
-        let reach = (half.0 / dx.abs().max(0.001)).min(half.1 / dy.abs().max(0.001));
-        (x + sign * dx * reach + sx, y + sign * dy * reach + sy)
+        let (dx, dy) = (sign * dx, sign * dy);
+        let across = (BOX_WIDTH as f64 / 2.0 - sx * dx.signum()) / dx.abs().max(0.001);
+        let along = (class.height() as f64 / 2.0 - sy * dy.signum()) / dy.abs().max(0.001);
+        let reach = across.min(along);
+        (x + sx + dx * reach, y + sy + dy * reach)
     };
     let (x1, y1) = edge(from, ax, ay, 1.0);
     let (x2, y2) = edge(to, bx, by, -1.0);
