@@ -1,9 +1,12 @@
 //! Every key of a policy file, with a value that is taken and one that is not; what compiles to the
 //! same bytes; what follows from a policy.
 
+use hv_core::policy::Monitor;
 use protocol::VmId;
 use protocol::label::Label;
-use protocol::policy::{Decision, Hardware, OnFull, Operation, Policy, Profile, Role, allows};
+use protocol::policy::{
+    Decision, Hardware, OnFull, Operation, Policy, Profile, Role, Rule, Subject, Trust, allows, rule,
+};
 
 use super::compile::compile;
 use super::explain::{explain, refusal};
@@ -300,6 +303,54 @@ fn a_refusal_always_has_an_obstacle_and_a_permission_none() {
             }
         }
     }
+}
+
+/// VMs with all labels of a small lattice, one of them trusted with everything up to the highest.
+fn small_lattice() -> Policy {
+    let bits = |number: u64, at: u32, mask: u64| number >> at & mask;
+    let subject = |number: u64| Subject {
+        name: format!("vm{number}"),
+        label: Label {
+            secrecy_level: bits(number, 0, 1) as u8,
+            secrecy_categories: bits(number, 1, 3),
+            integrity_level: bits(number, 3, 1) as u8,
+            integrity_categories: bits(number, 4, 1),
+        },
+        label_text: "any".into(),
+        roles: if number == 3 { vec![Role::Auditor, Role::Operator] } else { Vec::new() },
+        trust: None,
+        audit_share: 1,
+    };
+    let mut policy = Policy { subjects: (0..32).map(subject).collect(), ..good(GOOD) };
+    let label = |number: usize| policy.subjects[number].label;
+    let between = Operation::ALL
+        .iter()
+        .copied()
+        .filter(|operation| matches!(rule(*operation), Rule::Equal | Rule::SubjectToObject | Rule::ObjectToSubject));
+    let trust = Trust { low: label(0b1_1000), high: label(0b0_0111), operations: between.collect() };
+    policy.subjects[0].trust = Some(trust);
+    policy.flows.clear();
+    policy
+}
+
+#[test]
+fn what_is_explained_is_what_the_monitor_decides_in_every_cell() {
+    let policy = small_lattice();
+    let monitor = Monitor::new(policy.clone(), [0; 32]);
+    let numbered = || (0..).map(VmId).zip(&policy.subjects);
+    let pairs = numbered().flat_map(|subject| numbered().map(move |object| (subject, object)));
+    let mut refusals = 0;
+    for ((subject, acting), (object, reached)) in pairs {
+        for operation in Operation::ALL {
+            let lines = explain(&Names::default(), acting, *operation, reached);
+            let last = lines.last().unwrap();
+            let is_allowed = last == "it holds" || last.starts_with("but one of them is trusted");
+            let decision = monitor.decide(subject, *operation, object);
+            assert_eq!(decision.is_ok(), is_allowed, "{lines:?}");
+            refusals += usize::from(decision.is_err());
+        }
+    }
+    assert!(refusals > 5_000 && refusals < 15_000, "{refusals}");
 }
 
 #[test]
