@@ -3,6 +3,7 @@
 //!
 //! * [`call`] is the table of hypercalls; stubs, dispatch, reference pages, the C header and the
 //!   conformance list all come from it.
+//! * [`conformance`] says what a suite must show of that table.
 //! * [`status`] names what a call can refuse, with the remedy of the caller.
 //! * [`shared`] holds the structures that both sides read while running.
 //! * [`audit`] says what the records of the audit log tell.
@@ -19,6 +20,7 @@ extern crate alloc;
 
 pub mod audit;
 pub mod call;
+pub mod conformance;
 pub mod flags;
 pub mod handle;
 pub mod image;

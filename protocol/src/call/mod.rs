@@ -280,7 +280,7 @@ calls! {
         /// Its rdi.
         argument: u64
     ) -> (), Own, batch,
-    errors [NotFound BadAddress WrongState],
+    errors [InvalidArgument NotFound BadAddress WrongState],
     clauses {
         "SCH-5": "The started vCPU has the caller's trap table and entry points; its other registers are zero.",
         "SCH-6": "A vCPU that is not stopped is WrongState.",
@@ -291,7 +291,7 @@ calls! {
         /// Which.
         vcpu: VcpuId
     ) -> (), Own, alone,
-    errors [NotFound WrongState NotInBatch],
+    errors [InvalidArgument NotFound WrongState NotInBatch],
     clauses {
         "SCH-7": "The vCPU executes nothing more from when the call returns; it can be started afresh.",
         "SCH-8": "A vCPU that is stopped already is WrongState.",
@@ -302,7 +302,7 @@ calls! {
         /// Which.
         vcpu: VcpuId
     ) -> (), Own, batch,
-    errors [NotFound WrongState],
+    errors [InvalidArgument NotFound WrongState],
     clauses {
         "SCH-9": "A kick is never lost between a check and a `block`.",
         "SCH-10": "Kicking a stopped vCPU is WrongState.",
@@ -467,7 +467,7 @@ calls! {
         /// Which; not space 0.
         space: SpaceId
     ) -> (), Own, alone,
-    errors [NotFound Busy Retry NotInBatch],
+    errors [InvalidArgument NotFound Busy Retry NotInBatch],
     clauses {
         "SPC-3": "A space that some vCPU runs in, and space 0, are Busy.",
         "SPC-4": "Retry means that part was done: the space is empty in parts and can only be destroyed.",
@@ -478,7 +478,7 @@ calls! {
         /// Which.
         space: SpaceId
     ) -> (), Own, batch,
-    errors [NotFound],
+    errors [InvalidArgument NotFound],
     clauses {
         "SPC-5": "The lower half is the other space's when the call returns.",
     }
@@ -515,7 +515,7 @@ calls! {
         /// Small pages, at most 512; a large page counts 512 and is taken whole.
         count: u64
     ) -> u64, Own, batch,
-    errors [NotFound BadAddress TooLong Misaligned NotMapped Busy],
+    errors [InvalidArgument NotFound BadAddress TooLong Misaligned NotMapped Busy],
     clauses {
         "MAP-7": "Returns how many small pages were covered; stops at the first that is not mapped.",
         "MAP-8": "When it returns, no CPU of the VM can reach the frames through these addresses.",
@@ -559,7 +559,7 @@ calls! {
         /// Any address in the page.
         address: GuestVirt
     ) -> Pair, Own, batch,
-    errors [NotFound BadAddress NotMapped],
+    errors [InvalidArgument NotFound BadAddress NotMapped],
     clauses {
         "MAP-14": "Returns the guest frame number in rax and the page's `MapFlags` in rdx.",
         "MAP-15": "A page that a grant put there has no frame number of the caller: NotPermitted is not said, its number is the grant's with bit 62 set.",
@@ -596,7 +596,7 @@ calls! {
         /// The vCPU that takes the events.
         vcpu: VcpuId
     ) -> Port, Own, batch,
-    errors [NotFound QuotaExceeded],
+    errors [InvalidArgument NotFound QuotaExceeded],
     clauses {
         "EVT-2": "The port is free of earlier pending state.",
     }
@@ -624,7 +624,7 @@ calls! {
         /// An own port.
         port: Port
     ) -> (), Peer, batch,
-    errors [NotFound NotPermitted],
+    errors [InvalidArgument NotFound NotPermitted],
     clauses {
         "EVT-6": "Sends before the receiver looks count once.",
         "EVT-7": "Sending to a channel whose peer is gone or has not bound its end succeeds and tells nothing.",
@@ -635,7 +635,7 @@ calls! {
         /// The port.
         port: Port
     ) -> (), Own, batch,
-    errors [NotFound],
+    errors [InvalidArgument NotFound],
     clauses {
         "EVT-8": "Its pending bit is cleared and its source is free to be bound.",
     }
@@ -661,7 +661,7 @@ calls! {
         /// The grant.
         grant: GrantRef
     ) -> (), Own, batch,
-    errors [NotFound],
+    errors [InvalidArgument NotFound],
     clauses {
         "GRT-4": "When it returns, the peer cannot reach the frame by any means.",
     }
@@ -693,7 +693,7 @@ calls! {
         /// Its grant.
         grant: GrantRef
     ) -> (), Own, batch,
-    errors [NotPermitted],
+    errors [InvalidArgument NotPermitted],
     clauses {
         "GRT-8": "A grant that the caller has not mapped is NotPermitted.",
     }

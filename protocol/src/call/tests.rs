@@ -49,3 +49,13 @@ fn out_of_range_arguments_are_refused_not_cut() {
     assert_eq!(Map::decode([0, 0, 0, 0, 8, 0]), Err(Status::InvalidArgument));
     assert_eq!(u32::decode(u64::MAX), Err(Status::InvalidArgument));
 }
+
+#[test]
+fn arguments_that_are_decoded_make_their_call_document_invalid_arguments() {
+    // Types that every register holds a value of.
+    let words = ["u64", "Gfn", "GuestVirt", "Nanos"];
+    for call in CALLS {
+        let is_checked = call.arguments.iter().any(|(_, kind, _)| !words.contains(kind));
+        assert!(!is_checked || call.errors.contains(&Status::InvalidArgument), "{}", call.name);
+    }
+}
