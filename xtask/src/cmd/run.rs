@@ -99,6 +99,7 @@ fn goal(options: &Options) -> Result<Goal, Failure> {
         to_end: false,
         timeout: options.timeout.map(Duration::from_secs),
         interactive: false,
+        reactions: Vec::new(),
         save: None,
     };
     Ok(Goal {

@@ -21,6 +21,8 @@ pub struct Goal {
     pub timeout: Option<Duration>,
     /// A person types.
     pub interactive: bool,
+    /// What is done, once each, when a line with the text is shown.
+    pub reactions: Vec<(String, Reaction)>,
     /// Where the serial line is saved as it is, for `log decode`.
     pub save: Option<std::path::PathBuf>,
 }
@@ -30,6 +32,15 @@ impl Goal {
     pub fn expects_something(&self) -> bool {
         !self.expect.is_empty() || !self.script.is_empty()
     }
+}
+
+/// What a line makes the host side do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reaction {
+    /// Send bytes to the serial line.
+    Send(Vec<u8>),
+    /// Read nothing from it for so long, so that it stops taking any.
+    Hold(Duration),
 }
 
 /// One line of a script.
@@ -100,6 +111,7 @@ pub struct Progress<'a> {
     /// Switches that did not lead to the wanted VM.
     switches: usize,
     vms: Vec<String>,
+    reactions: Vec<&'a (String, Reaction)>,
     /// The keys that a person types.
     keys: Keys,
 }
@@ -114,6 +126,7 @@ impl<'a> Progress<'a> {
             switching: false,
             switches: 0,
             vms: vms.to_vec(),
+            reactions: goal.reactions.iter().collect(),
             keys: Keys::default(),
         }
     }
@@ -149,6 +162,12 @@ impl<'a> Progress<'a> {
         let (name, _) =
             line.strip_prefix("cloister: ")?.strip_prefix(INPUT_LINE)?.strip_prefix('[')?.split_once(']')?;
         self.vms.iter().find(|known| *known == name).cloned()
+    }
+
+    /// What a line makes the host side do, if it does for the first time.
+    pub fn reaction(&mut self, line: &str) -> Option<Reaction> {
+        let place = self.reactions.iter().position(|(text, _)| line.contains(text.as_str()))?;
+        Some(self.reactions.remove(place).1.clone())
     }
 
     /// Takes a line of a VM that has not ended, such as a prompt. The hypervisor ends its own.
@@ -215,7 +234,7 @@ impl<'a> Progress<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Goal, Press, Progress, parse_script};
+    use super::{Goal, Press, Progress, Reaction, parse_script};
 
     #[test]
     fn a_script_waits_switches_the_console_and_sends() {
@@ -246,6 +265,16 @@ mod tests {
         assert_eq!(progress.next_send(), None);
         progress.line("cloister: the console's input goes to [b] from now on");
         assert_eq!(progress.next_send(), Some(Press::Bytes(b"x\n".to_vec())), "no switch is needed");
+    }
+
+    #[test]
+    fn a_line_makes_the_host_side_do_something_once() {
+        let goal = Goal { reactions: vec![("go on?".into(), Reaction::Send(b"yes".to_vec()))], ..Goal::default() };
+        let mut progress = Progress::new(&goal, &[]);
+        assert_eq!(progress.reaction("[a] well"), None);
+        assert_eq!(progress.reaction("[a] go on?"), Some(Reaction::Send(b"yes".to_vec())));
+        assert_eq!(progress.reaction("[a] go on?"), None);
+        assert!(progress.reached());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Keys that a person types while a system runs.
 
 use std::io::Read;
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::SyncSender;
 
 use super::Signal;
 
@@ -53,7 +53,7 @@ impl Keys {
 }
 
 /// Reads standard input in a thread of its own.
-pub fn listen(sender: Sender<Signal>) {
+pub fn listen(sender: SyncSender<Signal>) {
     std::thread::spawn(move || {
         let mut stdin = std::io::stdin().lock();
         let mut buffer = [0; 256];

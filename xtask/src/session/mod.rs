@@ -9,14 +9,14 @@ mod tests;
 mod view;
 
 use std::io::{Read, Write};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use protocol::record::Record;
 use protocol::shared::AuditRecord;
 
 pub use event::{Shown, explain};
-pub use goal::{Goal, Press, Progress, parse_script};
+pub use goal::{Goal, Press, Progress, Reaction, parse_script};
 pub use view::{JsonView, SilentView, TerminalView, View};
 
 use crate::cmd::audit_log;
@@ -83,7 +83,8 @@ struct Session<'a> {
 pub fn run(machine: &Machine, programs: &Programs, goal: &Goal, view: &mut dyn View) -> Result<Outcome, Failure> {
     let started = Instant::now();
     let mut running = machine.start()?;
-    let (sender, signals) = channel();
+    // Few, so that a session which does not read makes the machine's line stop.
+    let (sender, signals) = sync_channel(4);
     listen(&mut running, &sender);
     let _raw = goal.interactive.then(crate::term::RawInput::enter).flatten();
     if goal.interactive {
@@ -137,7 +138,7 @@ enum End {
 }
 
 /// Reads the machine's pipes in threads of their own.
-fn listen(running: &mut Running, sender: &Sender<Signal>) {
+fn listen(running: &mut Running, sender: &SyncSender<Signal>) {
     if let Some(mut stdout) = running.child.stdout.take() {
         let sender = sender.clone();
         std::thread::spawn(move || {
@@ -258,6 +259,11 @@ impl Session<'_> {
     fn show(&mut self, shown: Shown) {
         for line in shown.lines() {
             self.progress.line(&line);
+            match self.progress.reaction(&line) {
+                Some(Reaction::Send(bytes)) => self.send(&bytes),
+                Some(Reaction::Hold(span)) => std::thread::sleep(span),
+                None => {}
+            }
             self.outcome.transcript.push(line);
         }
         self.view.show(&shown);

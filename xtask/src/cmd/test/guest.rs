@@ -94,6 +94,7 @@ fn run_system(bench: &mut Bench, system: &System, smp: u32, cpu: String) -> Resu
         script,
         timeout: Some(Duration::from_secs(test.timeout)),
         interactive: false,
+        reactions: Vec::new(),
         save: None,
     };
     let machine = Machine {
