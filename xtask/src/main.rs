@@ -6,6 +6,7 @@
 mod audit;
 mod build;
 mod cmd;
+mod conformance;
 mod console;
 mod decode;
 mod elf;
@@ -75,6 +76,8 @@ enum Command {
     Audit(cmd::audit::Options),
     /// Check, explain, draw or test the policy of a system.
     Policy(cmd::policy::Options),
+    /// Run the conformance suite and show what of the ABI it covers.
+    Conformance(cmd::conformance::Options),
     /// Check the rules that no other tool checks.
     Lint(cmd::lint::Options),
 }
@@ -101,6 +104,7 @@ fn main() -> ExitCode {
         Command::Log(options) => cmd::log::run(&options),
         Command::Bench(options) => cmd::bench::run(&options),
         Command::Audit(options) => cmd::audit::run(&options),
+        Command::Conformance(options) => cmd::conformance::run(&options),
         Command::Lint(options) => cmd::lint::run(&options),
         Command::Policy(options) => cmd::policy::run(&options),
     };

@@ -260,7 +260,7 @@ impl Session<'_> {
         for line in shown.lines() {
             self.progress.line(&line);
             match self.progress.reaction(&line) {
-                Some(Reaction::Send(bytes)) => self.send(&bytes),
+                Some(Reaction::Send(bytes)) => self.press(&Press::Bytes(bytes)),
                 Some(Reaction::Hold(span)) => std::thread::sleep(span),
                 None => {}
             }

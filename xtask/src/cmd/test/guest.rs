@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Bench, Case, Verdict};
 use crate::cmd::{self, load, prepare, system_names};
+use crate::conformance::Extent;
 use crate::error::{Context, Failure};
 use crate::qemu::{Boot, Machine};
 use crate::session::{self, Goal, Outcome, SilentView};
@@ -36,8 +37,26 @@ pub fn cases() -> Result<Vec<Case>, Failure> {
             super::damage::expect_refusal(outcome, missing)
         }));
     }
+    for smp in [1, 2] {
+        cases.push(Case::new(format!("guest/conformance smp={smp}"), move |bench| {
+            conformance(bench, smp).unwrap_or_else(|failure| Verdict::Failed(0, 1, failure.message))
+        }));
+    }
     cases.push(Case::new("guest/audit", |bench| audit(bench).into()));
     Ok(cases)
+}
+
+/// Runs the conformance suite: each of its cases counts.
+fn conformance(bench: &mut Bench, smp: u32) -> Result<Verdict, Failure> {
+    let program = bench.emulator()?;
+    let outcome = cmd::conformance::boot(&mut bench.builder, program, None, smp, cmd::conformance::TIMEOUT)?;
+    let report = cmd::conformance::report(&outcome, Extent::Whole);
+    let (passed, failed) = report.counts();
+    Ok(if report.conforms() {
+        Verdict::Passed(passed)
+    } else {
+        Verdict::Failed(passed, failed.max(1), crate::conformance::text(&report))
+    })
 }
 
 /// Audits every guest; most are built by now.

@@ -1,4 +1,0 @@
-//! Links a guest kernel.
-fn main() {
-    guest_build::kernel();
-}
