@@ -78,6 +78,8 @@ enum Command {
     Policy(cmd::policy::Options),
     /// Run the conformance suite and show what of the ABI it covers.
     Conformance(cmd::conformance::Options),
+    /// Feed arbitrary input to what reads input.
+    Fuzz(cmd::fuzz::Options),
     /// Check the rules that no other tool checks.
     Lint(cmd::lint::Options),
 }
@@ -105,6 +107,7 @@ fn main() -> ExitCode {
         Command::Bench(options) => cmd::bench::run(&options),
         Command::Audit(options) => cmd::audit::run(&options),
         Command::Conformance(options) => cmd::conformance::run(&options),
+        Command::Fuzz(options) => cmd::fuzz::run(&options),
         Command::Lint(options) => cmd::lint::run(&options),
         Command::Policy(options) => cmd::policy::run(&options),
     };

@@ -9,6 +9,7 @@
 #![expect(
     clippy::arithmetic_side_effects,
     clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
     reason = "test code: numbers are small and a wrong one fails the test"
 )]
 

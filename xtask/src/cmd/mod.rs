@@ -5,6 +5,7 @@ pub mod audit_log;
 pub mod bench;
 pub mod conformance;
 pub mod doctor;
+pub mod fuzz;
 pub mod header;
 pub mod image;
 pub mod lint;

@@ -68,6 +68,9 @@ pub fn cases() -> Vec<Case> {
     for (name, arguments) in MIRI {
         cases.push(Case::new(name, move |_| miri(arguments)));
     }
+    for target in cmd::fuzz::TARGETS {
+        cases.push(Case::new(format!("unit/fuzz-{target}"), move |_| fuzz(target)));
+    }
     for (name, arguments) in CLIPPY {
         cases.push(Case::new(name, move |_| {
             let words = [&["clippy"], arguments, &["--", "-D", "warnings"]].concat();
@@ -105,17 +108,19 @@ fn clippy_guests() -> Verdict {
 
 /// Runs cargo in the checkout: whether it went well, and what it said.
 fn run_cargo(arguments: &[&str]) -> Result<(bool, String), Failure> {
-    run(Command::new("cargo"), arguments)
+    run(in_root("cargo"), arguments)
 }
 
-/// Runs a program in the checkout: whether it went well, and what it said.
+/// A program that is run in the checkout.
+fn in_root(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(tree::root());
+    command
+}
+
+/// Runs a program: whether it went well, and what it said.
 fn run(mut program: Command, arguments: &[&str]) -> Result<(bool, String), Failure> {
-    let output = program
-        .current_dir(tree::root())
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .context(program.get_program().display())?;
+    let output = program.args(arguments).stdin(Stdio::null()).output().context(program.get_program().display())?;
     let text = [output.stdout, output.stderr].concat();
     Ok((output.status.success(), String::from_utf8_lossy(&text).into_owned()))
 }
@@ -140,7 +145,19 @@ fn miri(arguments: &[&str]) -> Verdict {
         return Verdict::Skipped(why);
     }
     let words = [&["run", fetch::NIGHTLY, "cargo", "miri", "test"], arguments].concat();
-    counted(run(Command::new("rustup"), &words))
+    counted(run(in_root("rustup"), &words))
+}
+
+/// Inputs of a short run of a fuzz target.
+const INPUTS: u64 = 20_000;
+
+/// A short run of a fuzz target, always on the same inputs.
+fn fuzz(target: &str) -> Verdict {
+    match run(cmd::fuzz::plain(target, INPUTS, 1), &[]) {
+        Ok((true, _)) => Verdict::Passed(1),
+        Ok((false, text)) => Verdict::Failed(0, 1, tail(&text)),
+        Err(failure) => Verdict::Failed(0, 1, failure.message),
+    }
 }
 
 /// What a run of tests came to.
