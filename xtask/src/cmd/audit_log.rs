@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use protocol::VmId;
 use protocol::audit::{AuditKind, FIRST, NOBODY};
 use protocol::call::CALLS;
 use protocol::policy::{Operation, rule};
@@ -13,8 +14,10 @@ use sha2::{Digest as _, Sha256};
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use crate::console::{Demultiplexer, Item};
+use crate::decode::Programs;
 use crate::error::codes::{self, Code};
 use crate::error::{Context, Exit, Failure};
+use crate::policy::explain;
 use crate::tree;
 
 /// Arguments of `audit-log`.
@@ -132,9 +135,15 @@ fn kind(record: &AuditRecord) -> String {
 }
 
 /// A refusal as a line: who wanted what of whom, why not, and where that is recorded.
-pub fn refusal(record: &AuditRecord, name: &impl Fn(u32) -> String) -> Option<String> {
-    let is_refusal = matches!(record.meaning(), Some(AuditKind::Denied | AuditKind::DeniedMore));
-    is_refusal.then(|| format!("refused: {}, audit record {}", words(record, name), record.sequence))
+pub fn refusal(record: &AuditRecord, programs: &Programs) -> Option<String> {
+    if !matches!(record.meaning(), Some(AuditKind::Denied | AuditKind::DeniedMore)) {
+        return None;
+    }
+    let what = words(record, &|vm| programs.name(Some(VmId(vm))));
+    let place = programs.label_place(VmId(record.subject)).map_or_else(String::new, |place| format!(", {place}"));
+    // Without an operation it was no decision of the policy: there is no such grant, say.
+    let code = operation(record).map_or_else(|| "refused".to_owned(), |_| format!("error[{}]", codes::MAC_REFUSED.id));
+    Some(format!("{code}: {what}{place}, audit record {}", record.sequence))
 }
 
 /// Who did what to whom.
@@ -142,7 +151,7 @@ fn words(record: &AuditRecord, name: &impl Fn(u32) -> String) -> String {
     let who = |vm: u32| if vm == NOBODY { "-".to_owned() } else { name(vm) };
     let mut line = format!("{} -> {}", who(record.subject), who(record.object));
     if let Some(operation) = operation(record) {
-        line += &format!(", {} (rule {:?})", operation.name(), rule(operation));
+        line += &format!(", {}, rule {}", operation.name(), explain::name(rule(operation)));
     }
     let [first, second] = record.operands;
     match record.meaning() {
@@ -181,6 +190,7 @@ fn json_of(record: &AuditRecord, name: &impl Fn(u32) -> String) -> serde_json::V
 #[cfg(test)]
 mod tests {
     use super::{line, records, refusal, sums, verify};
+    use crate::decode::Programs;
     use protocol::audit::{AuditKind, NO_OPERATION, NOBODY};
     use protocol::shared::AuditRecord;
     use sha2::{Digest as _, Sha256};
@@ -217,12 +227,17 @@ mod tests {
     fn a_line_names_who_whom_operation_and_rule() {
         let text = line(&chain(1)[0], &|vm| format!("<{vm}>"));
         assert!(text.contains("denied"), "{text}");
-        assert!(text.contains("<0> -> <1>, grant-map-write (rule Equal), info, 2 times"), "{text}");
-        assert!(refusal(&chain(1)[0], &|_| "x".to_owned()).unwrap().ends_with("2 times, audit record 0"));
+        assert!(text.contains("<0> -> <1>, grant-map-write, rule equal-labels, info, 2 times"), "{text}");
+        let vms = [("a".to_owned(), Vec::new()), ("b".to_owned(), Vec::new())];
+        let programs = Programs::new("", &vms).with_places(vec!["x.toml:3".to_owned()]);
+        assert_eq!(
+            refusal(&chain(1)[0], &programs).unwrap(),
+            "error[HV-MAC-001]: a -> b, grant-map-write, rule equal-labels, info, 2 times, x.toml:3, audit record 0"
+        );
         let own =
             AuditRecord { kind: 999, operation: NO_OPERATION, subject: NOBODY, count: 1, ..AuditRecord::default() };
         assert!(line(&own, &|_| String::new()).contains("kind 999"));
-        assert_eq!(refusal(&own, &|_| String::new()), None);
+        assert_eq!(refusal(&own, &programs), None);
     }
 
     #[test]

@@ -109,7 +109,8 @@ pub fn prepare(system: &System, builder: &mut Builder, memory_mib: u64) -> Resul
     write(&image, &pack::pack(&assembly)?)?;
     let names = assembly.manifest.vms.iter().map(|vm| vm.name.clone());
     let vms: Vec<(String, Vec<PathBuf>)> = names.zip(assembly.programs).collect();
-    Ok(Prepared { programs: Programs::new(&hypervisor, &vms), hypervisor, image })
+    let programs = Programs::new(&hypervisor, &vms).with_places(system.label_places());
+    Ok(Prepared { programs, hypervisor, image })
 }
 
 /// The profile of a `--debug` flag.

@@ -94,6 +94,8 @@ pub struct Programs {
     hypervisor: Program,
     vms: Vec<Vec<Program>>,
     names: Vec<String>,
+    /// For each VM where its label stands.
+    places: Vec<String>,
 }
 
 impl Programs {
@@ -103,7 +105,18 @@ impl Programs {
             hypervisor: Program::new(hypervisor),
             vms: vms.iter().map(|(_, paths)| paths.iter().map(Program::new).collect()).collect(),
             names: vms.iter().map(|(name, _)| name.clone()).collect(),
+            places: Vec::new(),
         }
+    }
+
+    /// The same, with the place of each VM's label as `file:line`.
+    pub fn with_places(self, places: Vec<String>) -> Programs {
+        Programs { places, ..self }
+    }
+
+    /// Where the label of a VM stands, if that is known.
+    pub fn label_place(&self, vm: VmId) -> Option<&str> {
+        self.places.get(index(vm)).map(String::as_str)
     }
 
     /// The name of a VM, or of the hypervisor.

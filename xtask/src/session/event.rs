@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use protocol::VmId;
 use protocol::record::{Crash, Record};
 
 use crate::cmd::audit_log;
@@ -129,7 +128,7 @@ pub fn explain(record: &Record<'static>, programs: &Programs, wall: Option<Durat
         }
         Record::Audit(_) => {
             let record = audit_log::audit_record(record)?;
-            Shown::Refused(audit_log::refusal(&record, &|vm| programs.name(Some(VmId(vm))))?)
+            Shown::Refused(audit_log::refusal(&record, programs)?)
         }
     })
 }

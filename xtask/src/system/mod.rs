@@ -40,6 +40,17 @@ pub struct System {
     pub test: Option<TestSpec>,
 }
 
+impl System {
+    /// Where the label of each VM stands, as `file:line`: in the policy file, or in the system file.
+    pub fn label_places(&self) -> Vec<String> {
+        let place = |vm: &VmSpec| match &self.policy.file {
+            Some(file) => format!("{}:{}", file.file, file.place_of(&vm.name).map_or(0, |name| name.place.line)),
+            None => format!("{}:{}", self.file, vm.place.line),
+        };
+        self.vms.iter().map(place).collect()
+    }
+}
+
 /// One `[[vm]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmSpec {
