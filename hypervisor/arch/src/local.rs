@@ -131,6 +131,42 @@ pub fn bring_up(cpu: CpuId, features: Features) -> Result<(), &'static str> {
     assertions::check(features, gates)
 }
 
+/// What fills the stacks at first, in builds for tests.
+#[cfg(feature = "recount")]
+const CANARY: u64 = 0xc105_7e12_dead_57ac;
+
+/// The words of the ring-0 stack of the CPU that executes this, from the lowest page that is mapped to
+/// its top.
+#[cfg(feature = "recount")]
+fn stack_words() -> impl Iterator<Item = *mut u64> {
+    let top = core::ptr::with_exposed_provenance_mut::<u64>(hv_core::addr::convert::index(stack_top(id())));
+    (1..=(STACK_BYTES - 4096) / 8).rev().map(move |below| top.wrapping_sub(below))
+}
+
+/// Fills the part of this CPU's stack that was not used yet with a pattern.
+#[cfg(feature = "recount")]
+pub fn paint_stack() {
+    let here = 0_u64;
+    let end = core::ptr::from_ref(&here).addr().wrapping_sub(1024);
+    let top = hv_core::addr::convert::index(stack_top(id()));
+    // The first CPU is still on the stack of the start-up code, elsewhere.
+    let is_here = (top.wrapping_sub(STACK_BYTES)..top).contains(&end);
+    for word in stack_words().take_while(|word| !is_here || word.addr() < end) {
+        // SAFETY: L2: a word of this CPU's own stack, a good way below what is in use.
+        unsafe { word.write_volatile(CANARY) };
+    }
+}
+
+/// Bytes of this CPU's stack that were used so far, and bytes that it has.
+#[cfg(feature = "recount")]
+#[must_use]
+pub fn stack_use() -> (usize, usize) {
+    // SAFETY: L2: words of this CPU's own stack, which is mapped from there to its top.
+    let unused = stack_words().take_while(|word| unsafe { word.read_volatile() } == CANARY).count();
+    let bytes = STACK_BYTES - 4096;
+    (bytes.saturating_sub(unused.saturating_mul(8)), bytes)
+}
+
 /// Notes the APIC id of a CPU, by which others interrupt it.
 pub fn set_apic_id(cpu: CpuId, apic_id: u32) {
     if let Some(local) = of(&LOCALS, cpu) {

@@ -18,7 +18,10 @@ use protocol::{Status, VmId};
 use crate::addr::Mfn;
 use crate::addr::convert::{index, wide};
 
+#[cfg(not(feature = "recount"))]
 use record::Record;
+#[cfg(feature = "recount")]
+pub(crate) use record::Record;
 pub use record::{Class, Kind, MAX_REFERENCES, NUMBER_END};
 
 /// One record a machine frame, the frame number being the index.
@@ -161,6 +164,14 @@ impl<'a> FrameTable<'a> {
     fn record(&self, frame: Mfn, class: Class) -> Option<Record> {
         let record = Record(self.records.get(index(frame.0))?.load(Ordering::Acquire));
         record.is(class).then_some(record)
+    }
+
+    /// The record of a frame as it stands, its owner (0 for nobody, else the VM's number plus one) and
+    /// its kind.
+    #[cfg(feature = "recount")]
+    pub(crate) fn raw(&self, frame: Mfn) -> (u64, usize, Kind) {
+        let word = self.records.get(index(frame.0)).map_or(0, |record| record.load(Ordering::Acquire));
+        (word, Record(word).owner(), Record(word).kind())
     }
 
     /// The one place that changes a record: to what `next` says, if the frame is of the class.

@@ -68,17 +68,17 @@ impl Class {
 
 /// The packed record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Record(pub(super) u64);
+pub(crate) struct Record(pub(crate) u64);
 
 impl Record {
     /// A record without references.
-    pub(super) const fn of(class: Class, number: u64) -> Record {
+    pub(crate) const fn of(class: Class, number: u64) -> Record {
         Record((class.0 << OWNER_SHIFT) | ((number & (NUMBER_END - 1)) << NUMBER_SHIFT))
     }
 
     /// Whether owner and kind are these, whatever number and references.
     #[inline(always)]
-    pub(super) const fn is(self, class: Class) -> bool {
+    pub(crate) const fn is(self, class: Class) -> bool {
         self.0 >> OWNER_SHIFT == class.0
     }
 
@@ -87,7 +87,27 @@ impl Record {
     }
 
     #[inline(always)]
-    pub(super) const fn references(self) -> u64 {
+    pub(crate) const fn references(self) -> u64 {
         self.0 & ((1 << REFERENCE_BITS) - 1)
+    }
+
+    #[cfg(feature = "recount")]
+    pub(super) const fn owner(self) -> usize {
+        crate::addr::convert::index((self.0 >> OWNER_SHIFT) & ((1 << OWNER_BITS) - 1))
+    }
+
+    #[cfg(feature = "recount")]
+    pub(super) const fn kind(self) -> Kind {
+        match self.0 >> (OWNER_SHIFT + OWNER_BITS) {
+            0 => Kind::Reserved,
+            1 => Kind::Free,
+            2 => Kind::Pool,
+            3 => Kind::Data,
+            4 => Kind::Table,
+            5 => Kind::FrameList,
+            6 => Kind::Shared,
+            7 => Kind::Channel,
+            _ => Kind::Kept,
+        }
     }
 }

@@ -227,6 +227,13 @@ impl GrantTable {
         })
     }
 
+    /// Every grant: its frame, whether it is mapped, whether it is being revoked.
+    #[cfg(feature = "recount")]
+    pub fn given(&self) -> impl Iterator<Item = (Mfn, bool, bool)> {
+        let grants = self.slots.iter().filter_map(|slot| slot.grant.as_ref());
+        grants.map(|grant| (grant.machine, grant.is_mapped, grant.is_revoked))
+    }
+
     fn any(&self, is_wanted: impl Fn(&Grant) -> bool) -> Option<GrantRef> {
         let mut numbered = (0_u32..).zip(&self.slots);
         let found = numbered.find(|(_, slot)| slot.grant.as_ref().is_some_and(&is_wanted));

@@ -23,6 +23,8 @@ mod grants;
 mod list;
 mod map;
 mod pool;
+#[cfg(feature = "recount")]
+mod recount;
 mod spaces;
 mod teardown;
 mod walk;
@@ -38,6 +40,8 @@ pub use batch::WORK_PAGES;
 pub use entry::ValidEntry;
 pub use flush::{Flush, FlushOwed};
 pub use list::FrameList;
+#[cfg(feature = "recount")]
+pub use recount::{Recount, Wrong};
 pub use spaces::Roots;
 pub use teardown::{Remains, Teardown};
 

@@ -26,6 +26,12 @@ impl Pool {
         self.free
     }
 
+    /// The first frame; 0 when empty.
+    #[cfg(feature = "recount")]
+    pub(super) const fn head(&self) -> Mfn {
+        Mfn(self.head)
+    }
+
     /// Adds a frame that is of class `from`; one that something refers to stays what it was.
     ///
     /// # Errors

@@ -15,6 +15,8 @@ mod log;
 mod machine;
 mod memory;
 mod panic;
+#[cfg(feature = "recount")]
+mod recount;
 mod run;
 mod start;
 mod teardown;

@@ -8,7 +8,7 @@ use protocol::record::exit;
 /// Ends the machine because the invariant with an id of `docs/soundness.md` does not hold.
 #[cold]
 #[expect(clippy::panic, reason = "the one place where an invariant's end is declared")]
-pub(super) fn broken(invariant: &str, what: &str) -> ! {
+pub(super) fn broken(invariant: &str, what: impl core::fmt::Display) -> ! {
     panic!("{invariant}: {what}")
 }
 

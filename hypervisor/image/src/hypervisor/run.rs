@@ -20,6 +20,10 @@ use super::{calls, deliver, events, line, teardown};
 /// A guest executed `syscall`.
 #[inline(always)]
 pub(super) fn on_system_call(registers: &mut Registers) {
+    #[cfg(feature = "recount")]
+    let (vector, number) = (registers.vector, registers.rax);
+    #[cfg(feature = "recount")]
+    super::recount::enter();
     let cpu = cpu::own();
     let Some(vcpu) = cpu.current() else {
         super::panic::broken("G1", "a system call while no vCPU is loaded");
@@ -31,10 +35,16 @@ pub(super) fn on_system_call(registers: &mut Registers) {
     if cpu.has_work() {
         finish(cpu, registers);
     }
+    #[cfg(feature = "recount")]
+    super::recount::leave(vector, number);
 }
 
 /// A guest was interrupted or took an exception.
 pub(super) fn on_trap(registers: &mut Registers) {
+    #[cfg(feature = "recount")]
+    let (vector, number) = (registers.vector, registers.rax);
+    #[cfg(feature = "recount")]
+    super::recount::enter();
     let cpu = cpu::own();
     match u8::try_from(registers.vector) {
         // The machine's own: not a guest's doing.
@@ -56,6 +66,8 @@ pub(super) fn on_trap(registers: &mut Registers) {
     if cpu.has_work() {
         finish(cpu, registers);
     }
+    #[cfg(feature = "recount")]
+    super::recount::leave(vector, number);
 }
 
 /// An interrupt arrived, in a guest or while waiting for one.
@@ -101,6 +113,8 @@ fn finish(cpu: &'static Cpu, registers: &mut Registers) {
 
 /// Runs the first guest of this CPU.
 pub(super) fn start(cpu: &'static Cpu) -> ! {
+    #[cfg(feature = "recount")]
+    hv_arch::local::paint_stack();
     let mut registers = Registers::ZERO;
     schedule(cpu, &mut registers);
     finish(cpu, &mut registers);
@@ -196,6 +210,8 @@ fn idle(cpu: &'static Cpu, mut timer: u64) -> (&'static Vcpu, u64) {
             end_if_all_ended();
             hv_arch::cpu::wait_for_interrupt();
         }
+        #[cfg(feature = "recount")]
+        super::recount::enter();
         cpu.take_work();
         fire_timers(cpu);
         let next;
@@ -304,6 +320,8 @@ fn end_if_all_ended() {
 
 /// Ends the machine.
 pub(super) fn halt_machine(code: u32) -> ! {
+    #[cfg(feature = "recount")]
+    super::recount::report(&mut machine().line.lock());
     machine().line.lock().drain();
     hv_arch::local::stop_others();
     hv_arch::io::machine_exit(code)

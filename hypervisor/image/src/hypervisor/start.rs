@@ -55,6 +55,8 @@ pub(super) fn main(boot: &'static BootInfo) -> ! {
     start_processors(boot, machine);
     route_serial(boot);
     announce(boot, machine);
+    #[cfg(feature = "recount")]
+    super::recount::start();
     heap::seal();
     run::start(super::cpu::own())
 }

@@ -137,6 +137,8 @@ fn finish(vm: &'static Vm, working: &mut Working, after: After) -> bool {
 fn end(vm: &Vm, after: After, next: Life) {
     machine().ending.fetch_sub(1, Ordering::SeqCst);
     vm.change_life(Life::Ending(after), next);
+    #[cfg(feature = "recount")]
+    super::recount::run();
 }
 
 /// Building from kept frames needs what building the first time needed.

@@ -62,6 +62,11 @@ impl From<Denial> for Refusal {
 pub(super) fn handle(cpu: &'static Cpu, vcpu: &'static Vcpu, registers: &mut Registers) {
     let (number, arguments) = (registers.rax, registers.arguments());
     vcpu.trace.begin(number, registers.rdi, registers.rsi);
+    #[cfg(feature = "recount")]
+    if super::recount::is_asked(number, registers.rdi) {
+        super::recount::run();
+        super::recount::enter();
+    }
     let mut caller = Caller { cpu, vcpu, registers, in_batch: false };
     let result = call::dispatch(&mut caller, number, arguments);
     match result {

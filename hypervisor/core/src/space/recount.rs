@@ -1,0 +1,157 @@
+//! Makes the frame table anew from what the VMs' tables, lists, pools and grants say, and compares it
+//! with the real one word by word. In builds for tests only (feature `recount`).
+
+use protocol::layout::{HYPERVISOR_FIRST_SLOT, KERNEL_FIRST_SLOT, LARGE_PAGE_FRAMES};
+
+use super::entry::{Leaf, LeafKind, Stored};
+use super::walk::TOP;
+use super::{Machine, Memory, TableMemory};
+use crate::addr::Mfn;
+use crate::addr::convert::{index, wide};
+use crate::frame::{Class, FrameTable, Kind, Record};
+
+/// What does not agree, and the frame that shows it.
+pub type Wrong = (&'static str, Mfn);
+
+/// A frame table in the making.
+#[derive(Debug)]
+pub struct Recount<'a> {
+    words: &'a mut [u64],
+    /// Pages found that show granted frames.
+    pub grants: u64,
+}
+
+impl<'a> Recount<'a> {
+    /// Begins with a word for each frame of the machine.
+    #[must_use]
+    pub fn begin(words: &'a mut [u64]) -> Recount<'a> {
+        words.fill(0);
+        Recount { words, grants: 0 }
+    }
+
+    /// Notes what a frame is.
+    ///
+    /// # Errors
+    /// It is something else already.
+    fn set(&mut self, frame: Mfn, class: Class, number: u64) -> Result<(), Wrong> {
+        let word = self.words.get_mut(index(frame.0)).filter(|word| **word == 0);
+        *word.ok_or(("a frame is used twice", frame))? = Record::of(class, number).0;
+        Ok(())
+    }
+
+    /// Notes a reference to a frame of a class.
+    ///
+    /// # Errors
+    /// It is nothing that one can refer to.
+    pub fn refer(&mut self, frame: Mfn, class: Class) -> Result<(), Wrong> {
+        let word = self.words.get_mut(index(frame.0)).filter(|word| Record(**word).is(class));
+        let word = word.ok_or(("a reference to a frame of another VM or use", frame))?;
+        *word = word.wrapping_add(1);
+        Ok(())
+    }
+
+    /// Compares with the frame table. Free, reserved and kept frames and those of channels stand for
+    /// themselves. Returns how many frames each owner has: first nobody, then the VMs.
+    ///
+    /// # Errors
+    /// The first frame whose record differs.
+    pub fn finish(self, frames: &FrameTable<'_>) -> Result<[u64; 128], Wrong> {
+        let mut owned = [0_u64; 128];
+        for (number, expected) in (0_u64..).zip(&*self.words) {
+            let (word, owner, kind) = frames.raw(Mfn(number));
+            if let Some(count) = owned.get_mut(owner) {
+                *count = count.wrapping_add(1);
+            }
+            let is_unused = [Kind::Reserved, Kind::Free, Kind::Channel, Kind::Kept].contains(&kind);
+            let references = Record(word).references();
+            if word != *expected && !(is_unused && *expected == 0 && references == 0) {
+                return Err(("the record of a frame is not what its uses say", Mfn(number)));
+            }
+        }
+        Ok(owned)
+    }
+}
+
+impl Memory {
+    /// Notes every frame of the VM, and each reference that its tables and vCPU pages make.
+    ///
+    /// # Errors
+    /// What does not agree.
+    pub fn recount(&self, machine: Machine<'_, impl TableMemory>, all: &mut Recount<'_>) -> Result<(), Wrong> {
+        let list = self.list;
+        for number in 0..list.frames {
+            let place = machine.tables.load(list.first.offset(number >> 9), index(number & 511));
+            if place != 0 {
+                all.set(Mfn(place), list.data, number)?;
+            }
+        }
+        for offset in 0..super::FrameList::run_length(list.frames) {
+            all.set(list.first.offset(offset), self.class(Kind::FrameList), offset)?;
+        }
+        all.set(self.time_page, self.class(Kind::Shared), 0)?;
+        let mut next = self.pool.head();
+        for _ in 0..self.pool.free() {
+            let number = machine.frames.number(next, self.class(Kind::Pool));
+            let number = number.ok_or(("the pool is shorter than it says", next))?;
+            all.set(next, self.class(Kind::Pool), number)?;
+            next = Mfn(number);
+        }
+        for page in self.vcpu_pages.iter().flatten() {
+            all.refer(*page, list.data)?;
+        }
+        let mut is_first = true;
+        for space in self.spaces.iter().flatten() {
+            let roots = space.roots;
+            all.set(roots.user, self.class(Kind::Table), 0)?;
+            all.set(roots.kernel, self.class(Kind::Table), 0)?;
+            let end = if core::mem::take(&mut is_first) { 512 } else { index(HYPERVISOR_FIRST_SLOT) };
+            for slot in (0..end).filter(|slot| !(index(HYPERVISOR_FIRST_SLOT)..index(KERNEL_FIRST_SLOT)).contains(slot))
+            {
+                let word = machine.tables.load(roots.kernel, slot);
+                if wide(slot) < HYPERVISOR_FIRST_SLOT
+                    && !space.is_dying
+                    && word != machine.tables.load(roots.user, slot)
+                {
+                    return Err(("the two roots of a space differ", roots.user));
+                }
+                self.recount_entry(machine, all, word, TOP)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes what an entry of a table of a level refers to, and all below.
+    ///
+    /// # Errors
+    /// What does not agree.
+    fn recount_entry(
+        &self,
+        machine: Machine<'_, impl TableMemory>,
+        all: &mut Recount<'_>,
+        word: u64,
+        level: u32,
+    ) -> Result<(), Wrong> {
+        if let Stored::Table(table) = Stored::of(word)
+            && level > 1
+        {
+            all.set(table, self.class(Kind::Table), 0)?;
+            return (0..512).try_for_each(|slot| {
+                self.recount_entry(machine, all, machine.tables.load(table, slot), level.wrapping_sub(1))
+            });
+        }
+        let Some(leaf) = Leaf::of(word) else {
+            return Ok(());
+        };
+        match leaf.kind() {
+            LeafKind::Own => {
+                let frames = if level > 1 { LARGE_PAGE_FRAMES } else { 1 };
+                (0..frames).try_for_each(|offset| all.refer(leaf.frame().offset(offset), self.list.data))
+            }
+            LeafKind::Special => Ok(()),
+            LeafKind::Grant(_) => {
+                all.grants = all.grants.saturating_add(1);
+                Ok(())
+            }
+        }
+    }
+}

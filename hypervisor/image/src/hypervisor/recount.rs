@@ -1,0 +1,128 @@
+//! Builds for tests: recounts every frame when a guest asks for a fact that does not exist and whenever
+//! a VM was taken apart, and measures how long ring 0 keeps the CPU and how deep its stack goes.
+//! Nothing here shows to a guest.
+
+use alloc::boxed::Box;
+use alloc::vec;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use hv_arch::local;
+use hv_core::addr::Mfn;
+use hv_core::addr::convert::index;
+use hv_core::frame::{Class, Kind};
+use hv_core::space::{Memory, Recount, Wrong};
+use protocol::Call;
+use protocol::call::Info;
+
+use super::line::Line;
+use super::lock::Lock;
+use super::machine::{Life, machine};
+use super::panic;
+
+/// A word for each frame, and how many frames each VM had when it was looked at first.
+static SCRATCH: Lock<(&'static mut [u64], [u64; 128])> = Lock::new((&mut [], [0; 128]));
+/// Recounts that were made.
+static DONE: AtomicU64 = AtomicU64::new(0);
+/// Recounts that were begun: a stay in ring 0 during one does not count.
+static BEGUN: AtomicU64 = AtomicU64::new(0);
+/// When each CPU entered ring 0, and how many recounts had begun by then.
+static ENTERED: [[AtomicU64; 2]; 64] = [const { [const { AtomicU64::new(0) }; 2] }; 64];
+/// The longest time in ring 0, in ticks of the time-stamp counter, and what it was for.
+static LONGEST: Lock<(u64, u64, u64)> = Lock::new((0, 0, 0));
+
+/// Takes memory, while there is a heap.
+pub(super) fn start() {
+    SCRATCH.lock().0 = Box::leak(vec![0; index(machine().frames.frames())].into_boxed_slice());
+}
+
+/// Whether a call is the one that asks for a recount: the last topic of all, which `info` refuses.
+pub(super) fn is_asked(number: u64, topic: u64) -> bool {
+    number == Info::NUMBER && topic == u64::MAX
+}
+
+/// Recounts, unless some VM is being taken apart or a grant revoked just now. A difference ends the
+/// machine.
+pub(super) fn run() {
+    BEGUN.fetch_add(1, Ordering::SeqCst);
+    let vms = &machine().vms;
+    // In the order of locks: all memories, so that nothing changes, then each table of grants.
+    let memories: [_; 64] = core::array::from_fn(|number| vms.get(number).map(|vm| vm.memory.lock()));
+    let is_busy = vms.iter().any(|vm| matches!(*vm.life.lock(), Life::Ending(_)));
+    if is_busy || vms.iter().any(|vm| vm.grants.lock().given().any(|(_, _, is_revoked)| is_revoked)) {
+        return;
+    }
+    let mut scratch = SCRATCH.lock();
+    let (words, before) = &mut *scratch;
+    let result = count(words, memories.iter().flatten().filter_map(|memory| memory.as_ref()));
+    let owned = match result {
+        Ok(owned) => owned,
+        Err((what, frame)) => panic::broken("R1", format_args!("recount: {what}: frame {:#x}", frame.0)),
+    };
+    for ((now, before), number) in owned.iter().zip(before).zip(0_usize..).skip(1) {
+        let exists =
+            memories.get(number.wrapping_sub(1)).is_some_and(|found| found.as_deref().is_some_and(Option::is_some));
+        if *before == 0 {
+            *before = *now;
+        }
+        if *now != if exists { *before } else { 0 } {
+            panic::broken(
+                "R2",
+                format_args!("recount: VM {} has {now} frames, it had {before}", number.wrapping_sub(1)),
+            );
+        }
+    }
+    DONE.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Makes the table anew and compares it.
+///
+/// # Errors
+/// What does not agree.
+fn count<'a>(words: &mut [u64], memories: impl Iterator<Item = &'a Memory>) -> Result<[u64; 128], Wrong> {
+    let mut all = Recount::begin(words);
+    memories.into_iter().try_for_each(|memory| memory.recount(machine().memory(), &mut all))?;
+    let mut mapped = 0_u64;
+    for vm in &machine().vms {
+        for (frame, is_mapped, _) in vm.grants.lock().given() {
+            all.refer(frame, Class::new(Some(vm.id), Kind::Data))?;
+            mapped = mapped.saturating_add(u64::from(is_mapped));
+        }
+    }
+    if mapped != all.grants {
+        return Err((
+            "as many grants are mapped as pages show them, but for this many",
+            Mfn(mapped.abs_diff(all.grants)),
+        ));
+    }
+    all.finish(&machine().frames)
+}
+
+/// A CPU enters ring 0, or goes on there after it waited or recounted.
+pub(super) fn enter() {
+    if let Some([entered, begun]) = ENTERED.get(index(local::id().0.into())) {
+        entered.store(hv_arch::cpu::read_tsc(), Ordering::Relaxed);
+        begun.store(BEGUN.load(Ordering::SeqCst), Ordering::Relaxed);
+    }
+}
+
+/// A CPU leaves ring 0, which it entered for a vector or call.
+pub(super) fn leave(vector: u64, number: u64) {
+    let Some([entered, begun]) = ENTERED.get(index(local::id().0.into())) else {
+        return;
+    };
+    let ticks = hv_arch::cpu::read_tsc().saturating_sub(entered.load(Ordering::Relaxed));
+    let mut longest = LONGEST.lock();
+    if begun.load(Ordering::Relaxed) == BEGUN.load(Ordering::SeqCst) && ticks > longest.0 {
+        *longest = (ticks, vector, number);
+    }
+}
+
+/// What was found, for the last lines of the machine.
+pub(super) fn report(line: &mut Line) {
+    let (ticks, vector, number) = *LONGEST.lock();
+    let (used, bytes) = local::stack_use();
+    line.say(format_args!(
+        "recount: {} times all frames agreed; longest in ring 0 {ticks} ticks (vector {vector}, rax {number:#x}); stack {used} of {bytes} bytes",
+        DONE.load(Ordering::Relaxed),
+    ));
+}
