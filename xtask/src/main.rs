@@ -58,6 +58,8 @@ enum Command {
     Run(cmd::run::Options),
     /// Run the tests: on the host, in guests, or all.
     Test(cmd::test::Options),
+    /// Run random hypercall programs from a seed, or hypervisors that lack a check.
+    Hostile(cmd::hostile::Options),
     /// Write a system image, or with --iso a disk that any PC boots.
     Image(cmd::image::Options),
     /// Write a new guest kernel outside this repository.
@@ -98,6 +100,7 @@ fn main() -> ExitCode {
         Command::Doctor(options) => cmd::doctor::run(&options),
         Command::Run(options) => cmd::run::run(&options),
         Command::Test(options) => cmd::test::run(&options),
+        Command::Hostile(options) => cmd::hostile::run(&options),
         Command::Image(options) => cmd::image::run(&options),
         Command::New(options) => cmd::new::run(&options),
         Command::Header(option) => cmd::header::write(option.check).map(|()| error::Exit::Success),

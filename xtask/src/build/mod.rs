@@ -40,9 +40,10 @@ impl Builder {
         Builder { profile, built: HashMap::new() }
     }
 
-    /// The hypervisor's ELF file.
-    pub fn hypervisor(&mut self) -> Result<PathBuf, Failure> {
-        match self.obtain(&Artifact::Package("hv".to_owned(), None)) {
+    /// The hypervisor's ELF file; one that recounts all frames if so wished.
+    pub fn hypervisor(&mut self, recounts: bool) -> Result<PathBuf, Failure> {
+        let built = if recounts { self.recounting() } else { self.obtain(&plain_hypervisor()) };
+        match built {
             Ok(path) => Ok(path),
             Err(Missing::Absent(what) | Missing::Broken(what)) => {
                 Err(Failure::new(Exit::Usage, format_args!("error: the hypervisor was not built: {what}")))
@@ -50,8 +51,31 @@ impl Builder {
         }
     }
 
+    /// The hypervisor that recounts. cargo puts it where it puts the plain one, so it is copied, and the
+    /// plain one is asked for again when it is needed.
+    fn recounting(&mut self) -> Result<PathBuf, Missing> {
+        let key = Artifact::Package("hv".to_owned(), Some("recount".to_owned()));
+        if let Some(result) = self.built.get(&key) {
+            return result.clone();
+        }
+        let result = self.cargo(&tree::root(), Some("hv"), None, &["--features", "recount"]).and_then(|path| {
+            let copy = tree::work().join("hv-recount");
+            let copied = std::fs::create_dir_all(tree::work()).and_then(|()| std::fs::copy(&path, &copy));
+            copied.map(|_| copy).map_err(|error| Missing::Broken(format!("{}: {error}", path.display())))
+        });
+        self.built.remove(&plain_hypervisor());
+        self.built.insert(key, result.clone());
+        result
+    }
+
     /// Builds a program with cargo in a folder.
-    fn cargo(&self, folder: &Path, package: Option<&str>, bin: Option<&str>) -> Result<PathBuf, Missing> {
+    fn cargo(
+        &self,
+        folder: &Path,
+        package: Option<&str>,
+        bin: Option<&str>,
+        more: &[&str],
+    ) -> Result<PathBuf, Missing> {
         let mut command = Command::new("cargo");
         command.current_dir(folder).args(["build", "--target", TARGET, "--message-format=json-render-diagnostics"]);
         if self.profile == Profile::Release {
@@ -63,6 +87,7 @@ impl Builder {
         if let Some(bin) = bin {
             command.args(["--bin", bin]);
         }
+        command.args(more);
         // Without the first, defmt drops all but errors; without the second, log messages have no
         // file and line, which defmt takes from the debug information of its statics.
         for (name, value) in [("DEFMT_LOG", "info"), ("CARGO_PROFILE_RELEASE_DEBUG", "2")] {
@@ -91,8 +116,8 @@ impl Artifacts for Builder {
             return result.clone();
         }
         let result = match artifact {
-            Artifact::Package(package, bin) => self.cargo(&tree::root(), Some(package), bin.as_deref()),
-            Artifact::Folder(folder, bin) => self.cargo(folder, None, bin.as_deref()),
+            Artifact::Package(package, bin) => self.cargo(&tree::root(), Some(package), bin.as_deref(), &[]),
+            Artifact::Folder(folder, bin) => self.cargo(folder, None, bin.as_deref(), &[]),
             Artifact::Made(path) => make(path),
             Artifact::File(path) if path.is_file() => Ok(path.clone()),
             Artifact::File(path) => Err(Missing::Absent(format!("there is no file `{}`", path.display()))),
@@ -100,6 +125,11 @@ impl Artifacts for Builder {
         self.built.insert(artifact.clone(), result.clone());
         result
     }
+}
+
+/// The hypervisor as it is released.
+fn plain_hypervisor() -> Artifact {
+    Artifact::Package("hv".to_owned(), None)
 }
 
 /// Runs `make` for a file, in its folder.

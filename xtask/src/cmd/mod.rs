@@ -7,6 +7,7 @@ pub mod conformance;
 pub mod doctor;
 pub mod fuzz;
 pub mod header;
+pub mod hostile;
 pub mod image;
 pub mod lint;
 pub mod log;
@@ -103,7 +104,8 @@ pub fn build(system: &System, builder: &mut Builder, memory_mib: u64) -> Result<
 
 /// Builds a system and writes its image.
 pub fn prepare(system: &System, builder: &mut Builder, memory_mib: u64) -> Result<Prepared, Failure> {
-    let hypervisor = builder.hypervisor()?;
+    let recounts = system.test.as_ref().is_some_and(|test| test.recount);
+    let hypervisor = builder.hypervisor(recounts)?;
     let assembly = build(system, builder, memory_mib)?;
     let image = tree::work().join(format!("{}.img", system.name));
     write(&image, &pack::pack(&assembly)?)?;

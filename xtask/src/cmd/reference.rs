@@ -10,6 +10,7 @@ pub fn write(check: bool) -> Result<(), Failure> {
         ("reference", generate::reference::pages()),
         ("reference", vec![generate::instructions::page()]),
         ("errors", generate::errors::pages()),
+        ("security", vec![generate::attacks::page()]),
     ];
     for (folder, pages) in all {
         for (name, text) in pages {

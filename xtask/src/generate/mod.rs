@@ -1,6 +1,7 @@
 //! Texts made of the protocol's tables: the C header and the reference pages. Pure functions; the
 //! commands write the files or compare them.
 
+pub mod attacks;
 pub mod errors;
 pub mod header;
 pub mod instructions;

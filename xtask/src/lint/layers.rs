@@ -1,5 +1,5 @@
 //! Who may depend on whom: guests on the SDK, the SDK on the protocol, hv on hv-arch on hv-core on
-//! the protocol, xtask on the protocol.
+//! the protocol, xtask on the protocol and the catalogue of attacks.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use super::{Complaint, Findings};
 use crate::build::metadata;
 
 /// Packages of ours that each of ours may depend on, apart from tests.
-const ALLOWED: [(&str, &[&str]); 8] = [
+const ALLOWED: [(&str, &[&str]); 9] = [
     ("protocol", &[]),
     ("hv-core", &["protocol"]),
     ("hv-arch", &["protocol", "hv-core"]),
@@ -17,7 +17,8 @@ const ALLOWED: [(&str, &[&str]); 8] = [
     ("guest-build", &[]),
     ("guest-sdk", &["protocol"]),
     ("guest-c", &["guest-sdk", "protocol"]),
-    ("xtask", &["protocol"]),
+    ("hostile-catalogue", &[]),
+    ("xtask", &["protocol", "hostile-catalogue"]),
 ];
 /// What must never be below a guest.
 const NOT_FOR_GUESTS: [&str; 4] = ["hv-core", "hv-arch", "hv", "xtask"];

@@ -142,6 +142,8 @@ pub struct TestSpec {
     pub icount: bool,
     /// Each VM prints what it can do to each; that must be what the policy says.
     pub cells: bool,
+    /// Runs on a hypervisor that recounts all frames.
+    pub recount: bool,
     /// A script to run.
     pub script: Option<PathBuf>,
 }
@@ -418,6 +420,7 @@ fn read_test(mut table: TableReader<'_, '_>, folder: &Path) -> TestSpec {
         exit: table.number("exit", 0..=7).and_then(|exit| u8::try_from(exit.value).ok()),
         icount: table.flag("icount"),
         cells: table.flag("cells"),
+        recount: table.flag("recount"),
         script: script.map(|script| script.value),
     };
     table.finish();

@@ -3,6 +3,7 @@
 mod damage;
 mod guest;
 mod host;
+mod hostile;
 mod outside;
 
 use std::time::Instant;
@@ -10,6 +11,8 @@ use std::time::Instant;
 use clap::{Args, ValueEnum};
 
 use crate::error::{Exit, Failure};
+
+pub use guest::explain;
 
 /// Arguments of `test`.
 #[derive(Debug, Args)]
@@ -32,7 +35,9 @@ enum Suite {
     Unit,
     /// Those that boot.
     Guest,
-    /// Both.
+    /// Guests that attack the hypervisor and each other.
+    Hostile,
+    /// All of these.
     All,
 }
 
@@ -72,6 +77,8 @@ impl From<Result<(), Failure>> for Verdict {
 struct Bench {
     builder: crate::build::Builder,
     emulator: Option<crate::qemu::Program>,
+    /// Attacks that were withstood, and how often.
+    attacks: std::collections::BTreeMap<String, usize>,
 }
 
 impl Bench {
@@ -89,13 +96,17 @@ impl Bench {
 /// Runs the command.
 pub fn run(options: &Options) -> Result<Exit, Failure> {
     let mut cases = Vec::new();
-    if options.suite != Suite::Guest {
+    let asked = |suite| options.suite == suite || options.suite == Suite::All;
+    if asked(Suite::Unit) {
         cases.extend(host::cases());
     }
-    if options.suite != Suite::Unit {
+    if asked(Suite::Guest) {
         cases.extend(guest::cases()?);
         cases.extend(damage::cases());
         cases.extend(outside::cases());
+    }
+    if asked(Suite::Hostile) {
+        cases.extend(hostile::cases()?);
     }
     let wanted = |case: &Case| {
         let filter = options.filter.as_deref();
@@ -117,7 +128,11 @@ pub fn run(options: &Options) -> Result<Exit, Failure> {
 
 /// Runs tests one after the other and counts.
 fn run_all(cases: Vec<Case>) -> Exit {
-    let mut bench = Bench { builder: crate::build::Builder::new(crate::build::Profile::Release), emulator: None };
+    let mut bench = Bench {
+        builder: crate::build::Builder::new(crate::build::Profile::Release),
+        emulator: None,
+        attacks: std::collections::BTreeMap::new(),
+    };
     let (mut passed, mut failed) = (0, 0);
     let mut failures = Vec::new();
     for case in cases {

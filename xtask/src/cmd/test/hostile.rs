@@ -1,0 +1,173 @@
+//! Systems whose guests attack. Beside what each system's `[test]` table says, every attack that a
+//! guest announces must end as announced, and all together must be those of the catalogue.
+
+use std::collections::BTreeMap;
+
+use hostile_catalogue::{Group, ROWS};
+
+use super::guest::{explain, judge, run_system};
+use super::{Bench, Case, Verdict};
+use crate::cmd::{load, system_names};
+use crate::error::Failure;
+use crate::session::Outcome;
+use crate::system::System;
+
+/// How the names of these systems begin.
+pub fn is_hostile(name: &str) -> bool {
+    name.starts_with("hostile-")
+}
+
+/// Distinct attacks that must be withstood at least.
+const LEAST: usize = 120;
+
+/// A test for each system and number of CPUs, and one that counts.
+pub fn cases() -> Result<Vec<Case>, Failure> {
+    let mut cases = Vec::new();
+    for name in system_names().into_iter().filter(|name| is_hostile(name)) {
+        let system = load(&name)?;
+        for smp in system.test.iter().flat_map(|test| test.smp.clone()) {
+            let mut system = system.clone();
+            // On one CPU, time is counted in instructions, and so is the longest stay in ring 0.
+            if let Some(test) = &mut system.test {
+                test.icount = smp == 1;
+            }
+            let title = format!("{} smp={smp}", name.replacen("hostile-", "hostile/", 1));
+            cases.push(Case::new(title, move |bench| attack(bench, &system, smp)));
+        }
+    }
+    cases.push(Case::new("hostile/all attacks", |bench| count(&bench.attacks)));
+    Ok(cases)
+}
+
+/// Boots a system and judges each attack, then the rest.
+fn attack(bench: &mut Bench, system: &System, smp: u32) -> Verdict {
+    let outcome = match run_system(bench, system, smp, "max".to_owned()) {
+        Ok(outcome) => outcome,
+        Err(failure) => return Verdict::Failed(0, 1, failure.message),
+    };
+    let Attacks { withstood, wrong } = attacks(&outcome);
+    let total = withstood.values().sum();
+    for (id, times) in withstood {
+        *bench.attacks.entry(id).or_default() += times;
+    }
+    if !wrong.is_empty() {
+        return Verdict::Failed(total, wrong.len(), explain(&wrong, &outcome));
+    }
+    if let Some(figures) = figures(&outcome) {
+        println!("        {total} attacks; {figures}");
+    }
+    match judge(Ok(outcome), system.test.as_ref()) {
+        Verdict::Passed(_) => Verdict::Passed(total),
+        other => other,
+    }
+}
+
+/// The hypervisor's own last line about what it measured.
+fn figures(outcome: &Outcome) -> Option<String> {
+    let line = outcome.transcript.iter().find_map(|line| line.strip_prefix("cloister: recount: "));
+    line.map(str::to_owned)
+}
+
+/// What a run's attacks came to.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Attacks {
+    /// Each attack that ended as it should, and how often.
+    withstood: BTreeMap<String, usize>,
+    /// What went otherwise.
+    wrong: Vec<String>,
+}
+
+/// Takes the attacks out of what was shown: `attack ID MODE ok`, `attack ID MODE FAIL: why`, or
+/// `attack ID MODE dies CODE` and then the report of that death.
+fn attacks(outcome: &Outcome) -> Attacks {
+    let mut found = Attacks::default();
+    let mut dying: BTreeMap<String, (String, String)> = BTreeMap::new();
+    for line in outcome.transcript.iter().filter(|line| !line.starts_with("[random] ")) {
+        let Some((vm, text)) = line.strip_prefix('[').and_then(|line| line.split_once("] ")) else {
+            // Guests print such lines as other people's; none may come out as that.
+            found.wrong.extend(line.contains("spoofed").then(|| line.clone()));
+            continue;
+        };
+        if let Some(report) = text.strip_prefix("died: ") {
+            match dying.remove(vm) {
+                Some((id, code)) if report.starts_with(&code) => *found.withstood.entry(id).or_default() += 1,
+                Some((id, code)) => found.wrong.push(format!("{id}: {vm} died of {report}, not {code}")),
+                None => found.wrong.push(format!("{vm} died, which was not announced: {report}")),
+            }
+            continue;
+        }
+        let words: Vec<&str> = text.split(' ').collect();
+        match words.as_slice() {
+            ["attack", id, _, "ok", ..] => *found.withstood.entry((*id).to_owned()).or_default() += 1,
+            ["attack", id, _, "dies", code] => {
+                dying.insert(vm.to_owned(), ((*id).to_owned(), (*code).to_owned()));
+            }
+            ["attack", ..] => found.wrong.push(line.clone()),
+            ["spoofed", ..] if vm != "attacker" => found.wrong.push(line.clone()),
+            _ => {}
+        }
+    }
+    // Deaths that a case orders belong to it, and to no row of their own.
+    found.withstood.remove("-");
+    found.wrong.extend(dying.into_values().map(|(id, code)| format!("{id}: no report {code} came")));
+    found
+}
+
+/// Compares with the catalogue.
+fn count(withstood: &BTreeMap<String, usize>) -> Verdict {
+    let expected: Vec<&str> = ROWS.iter().filter(|row| row.group != Group::Absent).map(|row| row.id).collect();
+    let mut wrong: Vec<String> = Vec::new();
+    wrong.extend(expected.iter().filter(|id| !withstood.contains_key(**id)).map(|id| format!("{id} did not run")));
+    wrong.extend(
+        withstood
+            .keys()
+            .filter(|id| !expected.contains(&id.as_str()))
+            .map(|id| format!("{id} is not in the catalogue")),
+    );
+    if withstood.len() < LEAST {
+        wrong.push(format!("{} distinct ids, at least {LEAST} are wanted", withstood.len()));
+    }
+    let times: usize = withstood.values().sum();
+    println!("        {} distinct ids, {times} attacks withstood", withstood.len());
+    if wrong.is_empty() { Verdict::Passed(withstood.len()) } else { Verdict::Failed(0, wrong.len(), wrong.join("\n")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::attacks;
+    use crate::error::Exit;
+    use crate::session::Outcome;
+
+    fn outcome(lines: &[&str]) -> Outcome {
+        Outcome {
+            exit: Exit::Success,
+            unmet: Vec::new(),
+            transcript: lines.iter().map(|line| (*line).to_owned()).collect(),
+            complaints: Vec::new(),
+            console: Default::default(),
+            audit: Default::default(),
+            reset: false,
+        }
+    }
+
+    #[test]
+    fn an_attack_counts_only_when_it_ends_as_announced() {
+        let good = attacks(&outcome(&[
+            "[a] attack PT-01 alone ok",
+            "[a] attack EX-02 alone dies HV-VM-001",
+            "[a] died: HV-VM-001: x",
+        ]));
+        assert_eq!(good.withstood.len(), 2);
+        assert_eq!(good.wrong, Vec::<String>::new());
+        for lines in [
+            &["[a] attack PT-01 alone FAIL: 1 instead of 2"][..],
+            &["[a] died: HV-VM-001: x"],
+            &["[a] attack EX-02 alone dies HV-VM-001", "[a] died: HV-VM-002: x"],
+            &["[a] attack EX-02 alone dies HV-VM-001", "[b] died: HV-VM-001: x"],
+            &["[a] attack EX-02 alone dies HV-VM-001"],
+        ] {
+            let bad = attacks(&outcome(lines));
+            assert!(!bad.wrong.is_empty() && bad.withstood.is_empty(), "{lines:?}: {bad:?}");
+        }
+    }
+}
