@@ -226,7 +226,8 @@ calls! {
         "LOG-1": "Never waits: a frame that finds no room is dropped and the gap shows in its sequence.",
     }
 
-    /// Reads records of the audit log that were not read before. Needs the role of an auditor.
+    /// Reads records of the audit log that were not read before. Needs the role of an auditor. What was
+    /// overwritten before it was read is passed over, which the sequence shows.
     4 audit_read AuditRead(
         /// Where to put them: an array of `AuditRecord`.
         buffer: GuestVirt,
@@ -238,7 +239,6 @@ calls! {
         "AUD-1": "Returns how many records were put, oldest first; 0 when none is new.",
         "AUD-2": "A VM without the role of an auditor gets NotPermitted, whatever else it asks.",
         "AUD-3": "A record is returned once; a buffer that cannot be written loses none.",
-        "AUD-4": "Records that were overwritten before they were read are passed over, which the sequence shows.",
     }
 
     /// Gives the CPU to another ready vCPU, if there is one.

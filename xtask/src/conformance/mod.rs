@@ -14,18 +14,6 @@ use protocol::conformance::{Item, items_of};
 pub use outside::outside_cases;
 pub use show::{json, junit, list, text};
 
-/// Things of the table that nothing can show yet, each with the reason. One that is shown must go from
-/// here.
-const EXCUSED: [(&str, &str); 6] = [
-    ("audit_read", NO_AUDITOR),
-    ("audit_read/TooLong", NO_AUDITOR),
-    ("audit_read/BadAddress", NO_AUDITOR),
-    ("AUD-1", NO_AUDITOR),
-    ("AUD-3", NO_AUDITOR),
-    ("AUD-4", NO_AUDITOR),
-];
-const NO_AUDITOR: &str = "no VM of the suite's system has the role of an auditor yet";
-
 /// What came of a case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
@@ -154,29 +142,21 @@ impl<'t> Report<'t> {
         self.cases.push(case);
     }
 
-    /// Everything that the table wants shown and no case has, apart from what is excused.
+    /// Everything that the table wants shown and no case has.
     pub fn missing(&self) -> Vec<String> {
         if self.extent == Extent::Chosen {
             return Vec::new();
         }
         let all = self.table.iter().flat_map(items_of).map(|item| item.to_string());
-        all.filter(|item| !self.shown.contains(item) && excuse(item).is_none()).collect()
-    }
-
-    /// What is excused in this table, with the reasons.
-    pub fn excused(&self) -> impl Iterator<Item = (String, &'static str)> {
-        let all = self.table.iter().flat_map(items_of).map(|item| item.to_string());
-        all.filter_map(|item| excuse(&item).map(|reason| (item, reason)))
+        all.filter(|item| !self.shown.contains(item)).collect()
     }
 
     /// What speaks against the run, beside failed cases and what is missing.
     pub fn all_troubles(&self) -> Vec<String> {
         let known: BTreeSet<String> = self.table.iter().flat_map(items_of).map(|item| item.to_string()).collect();
         let unknown = self.shown.difference(&known).map(|item| format!("the table has no {item}"));
-        let stale = self.shown.iter().filter(|item| excuse(item).is_some());
-        let stale = stale.map(|item| format!("{item} was shown and needs no excuse any more"));
         let none = self.cases.is_empty().then(|| "no case was planned".to_owned());
-        self.troubles.iter().cloned().chain(unknown).chain(stale).chain(none).collect()
+        self.troubles.iter().cloned().chain(unknown).chain(none).collect()
     }
 
     /// How many cases passed, and how many did not.
@@ -200,17 +180,12 @@ impl<'t> Report<'t> {
                 Item::Error(..) => 1,
                 Item::Clause(_) => 2,
             };
-            if let Some(share) = shares.get_mut(kind).filter(|_| excuse(&text).is_none()) {
+            if let Some(share) = shares.get_mut(kind) {
                 share.count(self.shown.contains(&text));
             }
         }
         shares
     }
-}
-
-/// Why something need not be shown, if it need not.
-fn excuse(item: &str) -> Option<&'static str> {
-    EXCUSED.iter().find(|(excused, _)| *excused == item).map(|(_, reason)| *reason)
 }
 
 /// The items of a list; `-` stands for none.

@@ -62,9 +62,6 @@ fn fraction(share: Share) -> String {
 /// The last lines: what was shown in all, and how many cases passed.
 fn sums(report: &Report<'_>) -> String {
     let mut text = String::new();
-    for (item, reason) in report.excused() {
-        let _ = writeln!(text, "excused: {item}: {reason}");
-    }
     let (passed, failed) = report.counts();
     if report.extent == Extent::Whole {
         let [calls, errors, clauses] = report.shares(report.table.iter());
@@ -106,13 +103,12 @@ pub fn json(report: &Report<'_>) -> Value {
         .collect();
     let [calls, errors, clauses] =
         report.shares(report.table.iter()).map(|share| json!({"shown": share.shown, "of": share.of}));
-    let excused: Vec<Value> = report.excused().map(|(item, reason)| json!({"item": item, "reason": reason})).collect();
     let (passed, failed) = report.counts();
     json!({
         "conforms": report.conforms(), "whole": report.extent == Extent::Whole,
         "passed": passed, "failed": failed,
         "calls": calls, "errors": errors, "clauses": clauses,
-        "missing": report.missing(), "excused": excused, "troubles": report.all_troubles(), "cases": cases,
+        "missing": report.missing(), "troubles": report.all_troubles(), "cases": cases,
     })
 }
 

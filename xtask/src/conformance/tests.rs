@@ -105,9 +105,3 @@ fn chosen_cases_need_not_show_everything() {
     assert!(report.conforms(), "{}", text(&report));
     assert!(!text(&report).contains("second"));
 }
-
-#[test]
-fn every_excuse_is_for_something_of_the_real_table() {
-    let report = Report::read(CALLS, Extent::Whole, std::iter::empty());
-    assert_eq!(report.excused().count(), super::EXCUSED.len());
-}

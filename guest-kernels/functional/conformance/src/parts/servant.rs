@@ -7,6 +7,7 @@ use guest_sdk::event::Event;
 use guest_sdk::frame::Frame;
 use guest_sdk::grant::{self, Grant, MappedGrant};
 use guest_sdk::protocol::flags::{EventSource, GrantFlags, MapFlags};
+use guest_sdk::protocol::shared::AuditRecord;
 use guest_sdk::space::Space;
 use guest_sdk::{GrantRef, GuestVirt, Status, VmId, call};
 
@@ -37,6 +38,8 @@ pub const TAKE: u32 = 10;
 pub const UNBIND: u32 = 11;
 /// Sets a debug register (not 0) or reads it (0): which, and its value.
 pub const DEBUG: u32 = 12;
+/// Reads the audit log: how many records.
+pub const AUDIT: u32 = 13;
 
 /// What each frame that it grants holds in each word.
 pub const PATTERN: u32 = 0x1234_5678;
@@ -112,6 +115,11 @@ impl Servant<'_> {
                 let (index, value) = (u64::from(second), u64::from(third));
                 let read = || call::debug_register_get(index).map(|_| 0);
                 if first == 0 { read() } else { call::debug_register_set(index, value).map(|()| 0) }
+            }
+            AUDIT => {
+                let mut records = [AuditRecord::default(); 33];
+                let count = (first as usize).min(records.len());
+                call::audit_read(records.get_mut(..count).unwrap_or_default()).map(|read| read as u32)
             }
             _ => Err(Status::UnknownCall),
         }
