@@ -8,7 +8,7 @@ use super::{Complaint, Findings, is_test, rust_files};
 /// What runs in ring 0.
 const RING_0: [&str; 3] = ["hypervisor/core/src", "hypervisor/arch/src", "hypervisor/image/src"];
 /// Lines that it may have; docs/adr/0009-line-budget.md says why.
-const BUDGET: usize = 10_000;
+const BUDGET: usize = 10_500;
 
 /// Whether a file is only in builds for tests: what the feature `recount` adds.
 fn is_for_tests(file: &Path) -> bool {
