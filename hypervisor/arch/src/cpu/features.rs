@@ -44,6 +44,12 @@ bitflags::bitflags! {
         const SSE = 1 << 15;
         /// A time-stamp counter.
         const TSC = 1 << 16;
+        /// A command that forgets predictions of indirect branches.
+        const IBPB = 1 << 17;
+        /// `verw` clears internal buffers.
+        const MD_CLEAR = 1 << 18;
+        /// A command that empties the first data cache.
+        const L1D_FLUSH = 1 << 19;
     }
 }
 
@@ -54,7 +60,7 @@ const ECX: Word = |answer| answer.ecx;
 const EDX: Word = |answer| answer.edx;
 
 /// Where CPUID tells of each flag: leaf, register, bits that must all be set.
-const TABLE: [(Features, u32, Word, u32); 17] = [
+const TABLE: [(Features, u32, Word, u32); 20] = [
     (Features::TSC, 1, EDX, 1 << 4),
     (Features::APIC, 1, EDX, 1 << 9),
     (Features::PGE, 1, EDX, 1 << 13),
@@ -71,6 +77,9 @@ const TABLE: [(Features, u32, Word, u32); 17] = [
     (Features::SMAP, 7, EBX, 1 << 20),
     (Features::UMIP, 7, ECX, 1 << 2),
     (Features::RDPID, 7, ECX, 1 << 22),
+    (Features::MD_CLEAR, 7, EDX, 1 << 10),
+    (Features::IBPB, 7, EDX, 1 << 26),
+    (Features::L1D_FLUSH, 7, EDX, 1 << 28),
     (Features::SYSCALL, 0x8000_0001, EDX, 1 << 11),
     (Features::NX, 0x8000_0001, EDX, 1 << 20),
     (Features::RDTSCP, 0x8000_0001, EDX, 1 << 27),

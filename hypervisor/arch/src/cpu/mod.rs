@@ -1,5 +1,6 @@
 //! The processor itself: what it has ([`features`]), what it is set to ([`control`]), its segments
-//! ([`gdt`]), the proof that the settings hold ([`assertions`]), and single instructions as functions.
+//! ([`gdt`]), the proof that the settings hold ([`assertions`]), what guests leave in it ([`residue`]),
+//! and single instructions as functions.
 #![expect(unsafe_code, reason = "privileged instructions have no safe form")]
 
 /// Reads a control or debug register; those named here can all be read without effect.
@@ -19,6 +20,7 @@ pub(crate) mod control;
 pub mod features;
 pub mod gate;
 pub(crate) mod gdt;
+pub mod residue;
 
 use core::arch::asm;
 

@@ -13,6 +13,7 @@
 
 mod attention;
 mod base64;
+mod held;
 mod queue;
 mod stream;
 
@@ -28,6 +29,7 @@ use protocol::shared::AuditRecord;
 use zerocopy::IntoBytes as _;
 
 use self::attention::{Choice, Menu};
+use self::held::{Held, Kind};
 use self::queue::Queue;
 use self::stream::Stream;
 use crate::addr::convert::index;
@@ -51,6 +53,8 @@ const _: () = assert!(limit::CONSOLE_BYTES == 1024);
 pub struct Console {
     queue: Queue,
     streams: Box<[Stream]>,
+    /// With time partitions, what each VM wrote in its slot.
+    held: Box<[Held]>,
     /// The hypervisor's origin in the queue; a VM's is its number.
     own: u16,
     foreground: Option<VmId>,
@@ -75,6 +79,7 @@ impl Console {
         Console {
             queue: Queue::new(count.saturating_add(2), room),
             streams: (0..own).map(Stream::new).collect(),
+            held: Box::default(),
             own,
             foreground: None,
             shown: None,
@@ -82,6 +87,18 @@ impl Console {
             erasing: [].iter(),
             menu: None,
         }
+    }
+
+    /// The same for time partitions: what VMs write waits for [`Console::release`].
+    #[must_use]
+    pub fn holding(self) -> Console {
+        Console { held: self.streams.iter().map(|_| Held::new(LOG_BYTES)).collect(), ..self }
+    }
+
+    /// Whether what VMs write waits for [`Console::release`].
+    #[must_use]
+    pub const fn holds(&self) -> bool {
+        !self.held.is_empty()
     }
 
     /// Opens the console of a VM that starts, whose label reads so. The first gets the foreground.
@@ -95,6 +112,7 @@ impl Console {
     /// Closes the console of a VM that ended: its incomplete line goes out, and the next VM gets
     /// the foreground.
     pub fn close(&mut self, vm: VmId) {
+        self.release(vm);
         if let Some(stream) = self.streams.get_mut(index(u64::from(vm.0))) {
             stream.close(&mut self.queue);
         }
@@ -129,6 +147,34 @@ impl Console {
 
     /// Takes bytes that a VM writes; how many, from the start.
     pub fn write(&mut self, vm: VmId, bytes: &[u8]) -> usize {
+        match self.held.get_mut(index(u64::from(vm.0))) {
+            Some(held) => held.put(Kind::Text, bytes),
+            None => self.put(vm, bytes),
+        }
+    }
+
+    /// Lets out what a VM wrote in its slot. What has no room then is lost, so that nobody can tell by
+    /// the room how much others write.
+    pub fn release(&mut self, vm: VmId) {
+        let Some(held) = self.held.get_mut(index(u64::from(vm.0))) else {
+            return;
+        };
+        let mut held = core::mem::replace(held, Held::NOTHING);
+        held.take(|kind, unit| match (kind, u16::try_from(vm.0)) {
+            (Kind::Log, Ok(origin)) if self.menu.is_none() => {
+                self.put_record(origin, stream::BUDGET, unit);
+            }
+            (Kind::Log, _) => {}
+            (Kind::Text, _) => {
+                self.put(vm, unit);
+            }
+        });
+        if let Some(slot) = self.held.get_mut(index(u64::from(vm.0))) {
+            *slot = held;
+        }
+    }
+
+    fn put(&mut self, vm: VmId, bytes: &[u8]) -> usize {
         let is_heard = self.menu.is_none();
         let stream = self.streams.get_mut(index(u64::from(vm.0))).filter(|stream| stream.is_live && is_heard);
         let taken = stream.map_or(0, |stream| stream.write(bytes, &mut self.queue));
@@ -194,9 +240,11 @@ impl Console {
         };
         match source.map(|vm| u16::try_from(vm.0)) {
             None => self.record(payload),
-            Some(Ok(origin)) if origin < self.own && self.menu.is_none() => {
-                self.put_record(origin, stream::BUDGET, payload)
-            }
+            Some(Ok(origin)) if origin < self.own => match self.held.get_mut(usize::from(origin)) {
+                Some(held) => held.put(Kind::Log, payload) != 0,
+                None if self.menu.is_none() => self.put_record(origin, stream::BUDGET, payload),
+                None => false,
+            },
             Some(_) => false,
         }
     }

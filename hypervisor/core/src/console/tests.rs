@@ -664,3 +664,28 @@ fn a_guest_cannot_begin_a_line_like_the_hypervisors() {
         assert!(line.starts_with("[low] "), "{line}");
     }
 }
+
+#[test]
+fn with_partitions_what_a_vm_can_write_depends_on_its_own_slot_alone() {
+    let mut console = Console::new(2).holding();
+    console.open(VmId(0), "a", "low");
+    console.open(VmId(1), "b", "low");
+    for _ in 0..20 {
+        while console.write(VmId(1), &[b'x'; 100]) > 0 {}
+        console.release(VmId(1));
+    }
+    let first = std::iter::repeat_with(|| console.write(VmId(0), b"0123456789\n")).take_while(|taken| *taken > 0);
+    let taken: Vec<usize> = first.collect();
+    assert!(taken.len() > 70 && taken[..70].iter().all(|taken| *taken == 11), "a full queue of another is not felt");
+    assert_eq!(console.write(VmId(0), b"no more in this slot"), 0);
+    assert!(!console.log(Some(VmId(0)), 1, 1, b"nor a record"));
+    console.release(VmId(0));
+    assert_eq!(console.write(VmId(0), b"next slot\n"), 10);
+    console.release(VmId(0));
+    let mut out = Vec::new();
+    while let Some(byte) = console.next_byte() {
+        out.push(byte);
+    }
+    let text = String::from_utf8_lossy(&out);
+    assert!(text.contains("[a] 0123456789\r\n[a] 0123456789") && text.contains("next slot\r\n"));
+}

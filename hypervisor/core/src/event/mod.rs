@@ -66,7 +66,7 @@ pub struct Rebind {
 pub enum Target {
     /// To the VM itself.
     Own(Raise),
-    /// To another VM, if the policy permits: [`PortTable::deliver`] on its table.
+    /// To another VM, if the policy permits: [`PortTable::accept`] on its table.
     Peer(ChannelEnd),
 }
 
@@ -182,16 +182,17 @@ impl PortTable {
         Ok(Target::Own(Raise { vcpu: binding.vcpu, port }))
     }
 
-    /// Takes an event that the permit's subject sends over this VM's channel `channel`.
+    /// Takes an event that the permit's subject sends over this VM's channel `channel`: what happens
+    /// then, at once or when the VM's time comes.
     ///
     /// # Errors
     /// `NotPermitted` when the permit is not for this, or the channel does not lead to the sender.
-    pub fn deliver(&mut self, permit: Permit, channel: u32) -> Result<Option<Raise>, Status> {
+    pub fn accept(&self, permit: Permit, channel: u32) -> Result<Source, Status> {
         let from_peer = self.channel(channel).is_some_and(|end| end.peer == permit.subject());
         if permit.operation() != Operation::EventSend || permit.object() != self.vm || !from_peer {
             return Err(Status::NotPermitted);
         }
-        Ok(self.happened(Source::Channel(channel)))
+        Ok(Source::Channel(channel))
     }
 
     /// Notes that a source happened: what to raise, or nothing when it is kept for a later bind.

@@ -157,13 +157,11 @@ fn only_the_channels_peer_delivers_and_only_with_a_permit_for_it() {
         (Operation::EventSend, PEER, OWN, u32::MAX),
     ];
     for (operation, subject, object, channel) in wrong {
-        let delivered = table.deliver(permit(operation, subject, object), channel);
+        let delivered = table.accept(permit(operation, subject, object), channel);
         assert_eq!(delivered, Err(Status::NotPermitted));
     }
-    let delivered = table.deliver(permit(Operation::EventSend, PEER, OWN), 0);
-    assert_eq!(delivered, Ok(Some(raise(FIRST, port))));
-    let unbound = table.deliver(permit(Operation::EventSend, PEER, OWN), 1);
-    assert_eq!(unbound, Ok(None));
+    let delivered = [0, 1].map(|channel| table.accept(permit(Operation::EventSend, PEER, OWN), channel).unwrap());
+    assert_eq!(delivered.map(|source| table.happened(source)), [Some(raise(FIRST, port)), None]);
 }
 
 #[test]

@@ -135,6 +135,15 @@ impl Scheduler {
         Choice { previous, vcpu: self.current(cpu), timer: self.timer(cpu), interrupt: self.summon_help() }
     }
 
+    /// Takes what runs on `cpu` off it, because the time of all VMs of this scheduler is over for now. The
+    /// CPU picks when it comes again.
+    pub fn park(&mut self, cpu: CpuId, now: u64) {
+        if let Some(key) = self.leave(cpu, now) {
+            self.put_back(key);
+        }
+        self.arm_tick(cpu);
+    }
+
     /// Whether `cpu` may go on with its quantum. Others that have waited are no reason to end it,
     /// only one that woke: equals would end each other's quanta at every interrupt.
     fn keeps(&self, cpu: CpuId, now: u64) -> bool {

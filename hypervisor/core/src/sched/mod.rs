@@ -17,6 +17,7 @@
 
 mod cap;
 mod dispatch;
+pub mod partition;
 
 use alloc::boxed::Box;
 use alloc::vec;

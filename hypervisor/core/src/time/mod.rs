@@ -79,6 +79,16 @@ impl Clock {
         let left = deadline.saturating_sub(self.at(now));
         now.saturating_add(self.scale.ticks(left))
     }
+
+    /// The first value of the counter at which [`Clock::at`] gives `deadline` or more: the same whenever
+    /// it is asked for, which costs a long division.
+    #[must_use]
+    pub fn first_tsc(self, deadline: u64) -> u64 {
+        let multiplier = u128::from(self.scale.multiplier);
+        let scaled = (u128::from(deadline) << 32).saturating_add(multiplier.saturating_sub(1));
+        let ticks = scaled.checked_div(multiplier).and_then(|ticks| u64::try_from(ticks).ok());
+        ticks.map_or(u64::MAX, |ticks| self.base.saturating_add(ticks))
+    }
 }
 
 /// Ticks from `base` to `tsc`; 0 when `tsc` is before it.

@@ -58,6 +58,18 @@ fn conversions_saturate() {
 }
 
 #[test]
+fn the_first_counter_value_of_an_instant_is_exact() {
+    for hz in RATES {
+        let clock = Clock::new(Scale::new(hz).unwrap(), 77);
+        for deadline in [1, 1_000, 12_345_678, 86_400 * SECOND] {
+            let first = clock.first_tsc(deadline);
+            assert!(clock.at(first) >= deadline && clock.at(first - 1) < deadline, "{hz} {deadline}");
+        }
+    }
+    assert_eq!(Clock::new(Scale::new(SECOND / 1000).unwrap(), 5).first_tsc(u64::MAX), u64::MAX / 1000 + 6);
+}
+
+#[test]
 fn a_deadline_that_has_come_is_now() {
     let clock = Clock::new(Scale::new(2_893_202_000).unwrap(), 77);
     for past in [0, 1, clock.at(1 << 30)] {

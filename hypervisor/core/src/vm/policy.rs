@@ -3,10 +3,11 @@
 use protocol::VmId;
 use protocol::label::Label;
 use protocol::manifest::Manifest;
-use protocol::policy::{Policy, Profile, Role, Rule, Schedule, Subject, limit, rule};
+use protocol::policy::{Policy, Profile, Role, Rule, Schedule, Slot, Subject, limit, rule};
 
 use super::error::{self, Problem, ensure, within};
 use crate::addr::convert::{index, wide};
+use crate::sched::partition::switch_time;
 
 /// Checks a decoded policy against its manifest, whose VMs have been checked.
 ///
@@ -85,6 +86,12 @@ fn check_schedule(policy: &Policy, schedule: &Schedule) -> Result<(), Problem> {
         ensure(one_class, "the VMs of slot # of the major frame do not exist or have different labels", &[number])?;
         let is_ordered = slot.vms.is_sorted_by(|one, next| one < next);
         ensure(is_ordered, "the VMs of slot # of the major frame are not in order", &[number])?;
+        let least = switch_time(slot.vms.len());
+        let sentence = "slot # of the major frame lasts # ns, of which the switch to the next takes #";
+        ensure(found > least, sentence, &[number, found, least])?;
+        let is_one = |other: &Slot| other.vms == slot.vms || !other.vms.iter().any(|vm| slot.vms.contains(vm));
+        let sentence = "slot # of the major frame has some VMs of another slot, but not all of them";
+        ensure(schedule.slots.iter().all(is_one), sentence, &[number])?;
     }
     for (number, _) in (0_u32..).zip(&policy.subjects) {
         let has_slot = schedule.slots.iter().any(|slot| slot.vms.contains(&VmId(number)));

@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use hv_core::addr::CpuId;
 
 use super::machine::machine;
+use super::slots::{OwnSlot, Partition};
 use super::vcpu::Vcpu;
 
 /// A physical CPU.
@@ -18,6 +19,8 @@ pub(super) struct Cpu {
     work: AtomicU32,
     /// The [`super::vcpu::Vcpu::controls`] that are in force.
     controls: AtomicU64,
+    /// The time slot that it is in.
+    pub(super) slot: OwnSlot,
 }
 
 /// No vCPU is loaded.
@@ -33,8 +36,14 @@ pub(super) mod work {
 
 impl Cpu {
     /// A CPU that runs nothing.
-    pub(super) const fn new(id: CpuId) -> Cpu {
-        Cpu { id, current: AtomicUsize::new(NONE), work: AtomicU32::new(0), controls: AtomicU64::new(u64::MAX) }
+    pub(super) const fn new(id: CpuId, slot: OwnSlot) -> Cpu {
+        Cpu { id, current: AtomicUsize::new(NONE), work: AtomicU32::new(0), controls: AtomicU64::new(u64::MAX), slot }
+    }
+
+    /// The partition whose slot it is.
+    #[inline(always)]
+    pub(super) fn partition(&self) -> &'static Partition {
+        machine().partition(self.slot.partition())
     }
 
     /// The vCPU whose registers are loaded.
@@ -46,6 +55,11 @@ impl Cpu {
     /// Notes whose registers are loaded.
     pub(super) fn set_current(&self, vcpu: Option<&Vcpu>) {
         self.current.store(vcpu.map_or(NONE, |vcpu| vcpu.index), Ordering::Relaxed);
+    }
+
+    /// Has the next vCPU's controls put in force whatever was in force before.
+    pub(super) fn forget_controls(&self) {
+        self.controls.store(u64::MAX, Ordering::Relaxed);
     }
 
     /// Puts a vCPU's controls in force, as far as they differ from the last one's.

@@ -67,7 +67,7 @@ pub(super) fn die(cpu: &Cpu, vcpu: &Vcpu, registers: &Registers, cause: &Cause) 
     };
     if vm.change_life(Life::Live, Life::Ending(after)) {
         machine().failed.fetch_add(1, Ordering::SeqCst);
-        machine().ending.fetch_add(1, Ordering::SeqCst);
+        vm.partition().ending.fetch_add(1, Ordering::SeqCst);
         report(vcpu, registers, *cause);
         audit::record(vm, AuditKind::VmCrashed, [registers.rip, 0]);
         teardown::stop_all(vm);
@@ -82,7 +82,7 @@ pub(super) fn die(cpu: &Cpu, vcpu: &Vcpu, registers: &Registers, cause: &Cause) 
 /// Ends a VM because it asked to.
 pub(super) fn end(cpu: &Cpu, vm: &'static Vm, code: u64) {
     if vm.change_life(Life::Live, Life::Ending(After::Nothing)) {
-        machine().ending.fetch_add(1, Ordering::SeqCst);
+        vm.partition().ending.fetch_add(1, Ordering::SeqCst);
         if code != 0 {
             machine().failed.fetch_add(1, Ordering::SeqCst);
         }

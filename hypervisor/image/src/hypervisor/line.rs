@@ -10,8 +10,10 @@ use hv_core::policy::Permit;
 use protocol::audit::AuditKind;
 use protocol::record::Record;
 
-use super::events;
+use protocol::VmId;
+
 use super::machine::machine;
+use super::{events, slots};
 
 /// The line and what waits to go out.
 #[derive(Debug)]
@@ -24,6 +26,12 @@ pub(super) struct Line {
 
 /// Bytes that one call sends at most before the rest is left to interrupts, so that a call stays short.
 const BURST: usize = 256;
+
+/// The same between two slots, where it is all that is sent for a slot: more than a VM writes in one.
+const SLOT_BURST: usize = 1280;
+
+/// Audit records that are put into the queue between two slots.
+const SLOT_RECORDS: u32 = 2;
 
 /// Bytes that a 16550 takes at once.
 const FIFO: usize = 16;
@@ -88,13 +96,28 @@ impl Line {
         outcome
     }
 
-    /// Sends what the device takes now; the rest follows by interrupts.
+    /// Sends what the device takes now; the rest follows by interrupts. With time slots the device is asked
+    /// between them, and only then.
     fn pump(&mut self) {
-        while self.audit.unsent().is_some_and(|record| self.console.audit(record)) {
+        if !self.console.holds() {
+            self.send();
+            self.serial.set_interrupts(if self.console.has_output() {
+                Interrupts::ReceiveAndSend
+            } else {
+                Interrupts::Receive
+            });
+        }
+    }
+
+    /// Sends what the device takes now.
+    fn send(&mut self) {
+        let (most, mut records) = if self.console.holds() { (SLOT_BURST, SLOT_RECORDS) } else { (BURST, u32::MAX) };
+        while records > 0 && self.audit.unsent().is_some_and(|record| self.console.audit(record)) {
             self.audit.sent();
+            records = records.saturating_sub(1);
         }
         let mut sent = 0;
-        while sent < BURST && self.console.has_output() && self.serial.can_send() {
+        while sent < most && self.console.has_output() && self.serial.can_send() {
             // As many as the device takes after one look at its state.
             let mut bytes = [0; FIFO];
             let mut count = 0;
@@ -110,25 +133,45 @@ impl Line {
             }
             sent = sent.saturating_add(self.serial.send(bytes.get(..count).unwrap_or(&[])));
         }
-        self.serial.set_interrupts(if self.console.has_output() {
-            Interrupts::ReceiveAndSend
-        } else {
-            Interrupts::Receive
-        });
+    }
+
+    /// Takes what was typed; the last VM that has input now.
+    fn receive(&mut self) -> Option<VmId> {
+        let mut typed_for = None;
+        // Between slots no more than the device holds: who types without end keeps nobody waiting.
+        for _ in 0..if self.console.holds() { FIFO } else { usize::MAX } {
+            let Some(received) = self.serial.receive() else {
+                break;
+            };
+            let before = self.console.foreground();
+            match received {
+                Received::Byte(byte) => typed_for = self.console.receive(byte).or(typed_for),
+                Received::Break => {
+                    self.console.attention();
+                    let _recorded = self.audited(Event::new(AuditKind::Attention, None));
+                }
+            }
+            let now = self.console.foreground();
+            if now != before {
+                let _recorded = self.audited(Event { object: now, ..Event::new(AuditKind::InputSwitched, None) });
+            }
+        }
+        typed_for
     }
 
     /// Sends everything, however long it takes. For the end of the machine.
     pub(super) fn drain(&mut self) {
         for vm in &machine().vms {
+            self.console.release(vm.id);
             self.audit.settle(machine().clock.now(), hv_arch::local::id(), Some(vm.id));
         }
-        self.pump();
+        self.send();
         // What it cannot give within so many tries stays unsaid: the machine must end.
         for _ in 0..100_000 {
             if !self.console.has_output() && self.audit.unsent().is_none() {
                 return;
             }
-            self.pump();
+            self.send();
         }
     }
 }
@@ -137,21 +180,7 @@ impl Line {
 pub(super) fn serve() {
     let mut line = machine().line.lock();
     line.serial.acknowledge();
-    let mut typed_for = None;
-    while let Some(received) = line.serial.receive() {
-        let before = line.console.foreground();
-        match received {
-            Received::Byte(byte) => typed_for = line.console.receive(byte).or(typed_for),
-            Received::Break => {
-                line.console.attention();
-                let _recorded = line.audited(Event::new(AuditKind::Attention, None));
-            }
-        }
-        let now = line.console.foreground();
-        if now != before {
-            let _recorded = line.audited(Event { object: now, ..Event::new(AuditKind::InputSwitched, None) });
-        }
-    }
+    let typed_for = line.receive();
     line.pump();
     drop(line);
     if let Some(vm) = typed_for.and_then(|vm| machine().vm(vm)) {
@@ -159,5 +188,20 @@ pub(super) fn serve() {
         if let Some(event) = event {
             events::raise(vm, event);
         }
+    }
+}
+
+/// Sends and receives at the end of a slot: what the VMs of its partition wrote, and what was typed, which
+/// a VM learns when its own slot begins.
+pub(super) fn exchange(partition: usize) {
+    let mut line = machine().line.lock();
+    for vm in machine().vms.iter().filter(|vm| vm.partition == partition) {
+        line.console.release(vm.id);
+    }
+    line.send();
+    let typed_for = line.receive();
+    drop(line);
+    if let Some(vm) = typed_for.and_then(|vm| machine().vm(vm)) {
+        slots::hold(vm, Source::ConsoleInput);
     }
 }

@@ -12,7 +12,6 @@ use hv_core::event::PortTable;
 use hv_core::frame::FrameTable;
 use hv_core::grant::GrantTable;
 use hv_core::policy::Permit;
-use hv_core::sched::Scheduler;
 use hv_core::space::{self, Flush, HypervisorSlots, Memory};
 use hv_core::time::VmClock;
 use hv_core::vm::{ChannelEnd, SystemImage};
@@ -28,6 +27,7 @@ use super::clock::Clock;
 use super::cpu::Cpu;
 use super::line::Line;
 use super::lock::{Lock, Serving};
+use super::slots::{Partition, Slots};
 use super::vcpu::Vcpu;
 
 /// The machine.
@@ -41,8 +41,10 @@ pub(super) struct Machine {
     pub(super) vcpus: Box<[Vcpu]>,
     /// The physical CPUs.
     pub(super) cpus: Box<[Cpu]>,
-    /// Who runs where.
-    pub(super) scheduler: Lock<Scheduler>,
+    /// The VMs that share time.
+    pub(super) partitions: Box<[Partition]>,
+    /// The time slots, in the strict profile.
+    pub(super) time_slots: Option<Slots>,
     /// The serial line.
     pub(super) line: Lock<Line>,
     /// Time.
@@ -59,8 +61,6 @@ pub(super) struct Machine {
     pub(super) image: &'static SystemImage<'static>,
     /// For each VM its channel ends.
     pub(super) ends: Box<[&'static [ChannelEnd<'static>]]>,
-    /// VMs that are being taken apart.
-    pub(super) ending: AtomicU32,
     /// VMs that are not gone.
     pub(super) live: AtomicU32,
     /// VMs that died or ended with an error.
@@ -115,6 +115,15 @@ impl Machine {
         self.vm(permit.object()).ok_or(Status::NotPermitted)?.memory()
     }
 
+    /// A partition by its index.
+    #[inline(always)]
+    pub(super) fn partition(&self, index: usize) -> &Partition {
+        match self.partitions.get(index) {
+            Some(partition) => partition,
+            None => super::panic::broken("V5", "a CPU or a VM of no partition"),
+        }
+    }
+
     /// A VM by its number.
     pub(super) fn vm(&self, id: VmId) -> Option<&Vm> {
         self.vms.get(usize::try_from(id.0).unwrap_or(usize::MAX))
@@ -134,6 +143,10 @@ pub(super) struct Vm {
     pub(super) has_debug_registers: bool,
     /// The I/O ports that it has.
     pub(super) io_ports: &'static [PortRange],
+    /// Index of its partition.
+    pub(super) partition: usize,
+    /// What happened for it in the slots of others.
+    pub(super) held: AtomicU64,
     /// Index of its first vCPU among all.
     pub(super) first_vcpu: usize,
     /// How many it has.
@@ -216,6 +229,12 @@ impl Vm {
             Some(OnCrash::Restart(most)) => most.saturating_sub(self.restarts_left.load(Ordering::SeqCst)),
             Some(OnCrash::Stop | OnCrash::HaltAll) | None => 0,
         }
+    }
+
+    /// The VMs that it shares time with, itself included.
+    #[inline(always)]
+    pub(super) fn partition(&self) -> &'static Partition {
+        machine().partition(self.partition)
     }
 
     /// Its vCPUs.

@@ -18,6 +18,7 @@ mod panic;
 #[cfg(feature = "recount")]
 mod recount;
 mod run;
+mod slots;
 mod start;
 mod teardown;
 mod vcpu;

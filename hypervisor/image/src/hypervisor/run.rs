@@ -15,7 +15,7 @@ use protocol::record::exit;
 use super::cpu::{self, Cpu, work};
 use super::machine::{Vm, machine};
 use super::vcpu::{Presence, Saved, Vcpu};
-use super::{calls, deliver, events, line, teardown};
+use super::{calls, deliver, events, line, slots, teardown};
 
 /// A guest executed `syscall`.
 #[inline(always)]
@@ -106,8 +106,12 @@ fn finish(cpu: &'static Cpu, registers: &mut Registers) {
             deliver::events(cpu, vcpu, registers);
         }
         if !cpu.has_work() {
-            return;
+            break;
         }
+    }
+    if machine().time_slots.is_some() {
+        // How another guest came into ring 0 must not decide how this one leaves it.
+        hv_arch::guest::enter(registers)
     }
 }
 
@@ -123,8 +127,10 @@ pub(super) fn start(cpu: &'static Cpu) -> ! {
 
 /// Has the scheduler choose, and loads what it chose.
 fn schedule(cpu: &'static Cpu, registers: &mut Registers) {
-    fire_timers(cpu);
-    teardown::step();
+    if !cpu.slot.is_over() {
+        fire_timers(cpu);
+        teardown::step(cpu);
+    }
     let previous = cpu.current();
     // Held until the registers are saved: whoever is given the vCPU next waits for that.
     let saved = previous.map(|vcpu| vcpu.saved.lock());
@@ -142,9 +148,12 @@ fn schedule(cpu: &'static Cpu, registers: &mut Registers) {
     if let (Some(vcpu), Some(mut saved)) = (previous, saved) {
         leave(cpu, vcpu, &mut saved, registers);
     }
-    let (next, timer) = match next {
-        Some(next) => (next, timer),
-        None => idle(cpu, timer),
+    let Some(next) = next else {
+        // From here on nothing depends on what this CPU ran before.
+        let (next, timer) = idle(cpu, timer);
+        enter(cpu, next, registers);
+        set_timer(timer, Some(next));
+        return;
     };
     enter(cpu, next, registers);
     if let Some(previous) = previous
@@ -176,10 +185,14 @@ fn enter(cpu: &Cpu, vcpu: &'static Vcpu, registers: &mut Registers) {
     cpu.ask(work::EVENTS);
 }
 
-/// Asks the scheduler: who runs now, and when it is to be asked again.
-fn choose(cpu: &Cpu) -> (Option<&'static Vcpu>, u64) {
-    let now = machine().clock.now();
-    let mut scheduler = machine().scheduler.lock();
+/// Asks the scheduler: who runs now, and when it is to be asked again. Nobody when the slot is over.
+pub(super) fn choose(cpu: &Cpu) -> (Option<&'static Vcpu>, u64) {
+    let now = now(cpu);
+    let mut scheduler = cpu.partition().scheduler.lock();
+    if now >= cpu.slot.end() {
+        scheduler.park(cpu.id, cpu.slot.end());
+        return (None, cpu.slot.end());
+    }
     let choice = scheduler.pick(cpu.id, now);
     let next = choice.vcpu.and_then(by_key);
     if let (Some(vcpu), Some(key)) = (next, choice.vcpu) {
@@ -205,8 +218,15 @@ fn idle(cpu: &'static Cpu, mut timer: u64) -> (&'static Vcpu, u64) {
         vm.leave(cpu.id);
     }
     loop {
+        if let Some(slots) = machine().time_slots.as_ref().filter(|_| cpu.slot.is_over()) {
+            let next;
+            (next, timer) = slots::change(cpu, slots);
+            if let Some(next) = next {
+                return (next, timer);
+            }
+        }
         set_timer(timer, None);
-        if !teardown::step() {
+        if !teardown::step(cpu) {
             end_if_all_ended();
             hv_arch::cpu::wait_for_interrupt();
         }
@@ -223,9 +243,9 @@ fn idle(cpu: &'static Cpu, mut timer: u64) -> (&'static Vcpu, u64) {
 }
 
 /// Makes ports of timers pending whose deadline has come, and wakes whose sleep is over.
-fn fire_timers(cpu: &Cpu) {
+pub(super) fn fire_timers(cpu: &Cpu) {
     loop {
-        let due = machine().scheduler.lock().expired(cpu.id, machine().clock.now());
+        let due = cpu.partition().scheduler.lock().expired(cpu.id, now(cpu));
         match due {
             None => return,
             Some(Expired::Interrupt(other)) => interrupt(other),
@@ -241,6 +261,12 @@ fn fire_timers(cpu: &Cpu) {
     }
 }
 
+/// The machine's time as the scheduler of the own slot sees it: not before the slot begins.
+#[inline(always)]
+pub(super) fn now(cpu: &Cpu) -> u64 {
+    machine().clock.now().max(cpu.slot.begin())
+}
+
 /// Brings a coarse time page up to now; the machine time at which that is due again.
 #[inline(never)]
 fn show_step(vm: &Vm) -> u64 {
@@ -248,14 +274,14 @@ fn show_step(vm: &Vm) -> u64 {
     vm.clock.lock().next_step(hv_arch::cpu::read_tsc())
 }
 
-/// Arms this CPU's one-shot interrupt for a machine time. A vCPU with coarse time that goes on gets
-/// its time page brought up to now, and again at the next step.
+/// Arms this CPU's one-shot interrupt for a machine time, or the end of its slot. A vCPU with coarse time
+/// that goes on gets its time page brought up to now, and again at the next step.
 pub(super) fn set_timer(deadline: u64, runs: Option<&Vcpu>) {
     let step = match runs {
         Some(vcpu) if vcpu.time() == TimeSource::Coarse => show_step(vcpu.vm()),
         _ => u64::MAX,
     };
-    let deadline = deadline.min(step);
+    let deadline = deadline.min(step).min(cpu::own().slot.end());
     if deadline == u64::MAX {
         irq::timer::disarm();
     } else {
@@ -276,7 +302,7 @@ pub(super) fn key(vcpu: &Vcpu) -> VcpuKey {
 
 /// Wakes a vCPU that sleeps.
 pub(super) fn wake(vcpu: &Vcpu) {
-    let on = machine().scheduler.lock().wake(key(vcpu), machine().clock.now());
+    let on = vcpu.vm().partition().scheduler.lock().wake(key(vcpu), now(cpu::own()));
     if let Some(on) = on {
         interrupt(on);
     }
@@ -294,8 +320,8 @@ pub(super) fn interrupt(on: CpuId) {
 
 /// CPU time that a VM has used.
 pub(super) fn cpu_time(vm: &Vm) -> u64 {
-    let now = machine().clock.now();
-    let scheduler = machine().scheduler.lock();
+    let now = now(cpu::own());
+    let scheduler = vm.partition().scheduler.lock();
     vm.vcpus().iter().map(|vcpu| scheduler.usage(key(vcpu), now).run_time_ns).fold(0, u64::saturating_add)
 }
 
@@ -304,7 +330,8 @@ pub(super) fn cpu_time(vm: &Vm) -> u64 {
 /// ever.
 pub(super) fn wait_until_stopped(vcpu: &Vcpu, own: &Vcpu) {
     let is_told = |vcpu: &Vcpu| vcpu.stopping.load(Ordering::SeqCst);
-    while is_told(vcpu) && machine().scheduler.lock().state(key(vcpu)) != Some(RunState::Stopped) && !is_told(own) {
+    let partition = vcpu.vm().partition();
+    while is_told(vcpu) && partition.scheduler.lock().state(key(vcpu)) != Some(RunState::Stopped) && !is_told(own) {
         mmu::flush::service();
         hv_arch::cpu::pause();
     }
@@ -320,9 +347,17 @@ fn end_if_all_ended() {
 
 /// Ends the machine.
 pub(super) fn halt_machine(code: u32) -> ! {
+    let mut line = machine().line.lock();
     #[cfg(feature = "recount")]
-    super::recount::report(&mut machine().line.lock());
-    machine().line.lock().drain();
+    super::recount::report(&mut line);
+    if let Some(slots) = &machine().time_slots {
+        let [changes, flushes, late] = slots.counts();
+        line.say(format_args!(
+            "{changes} slots on {} CPUs, {flushes} flushes, {late} began late",
+            machine().cpus.len()
+        ));
+    }
+    line.drain();
     hv_arch::local::stop_others();
     hv_arch::io::machine_exit(code)
 }

@@ -17,8 +17,10 @@ use hv_core::addr::{CpuId, MAX_CPUS, Mfn};
 use hv_core::audit::Log;
 use hv_core::console::Console;
 use hv_core::event::{self, PortTable};
+use hv_core::firmware::Topology;
 use hv_core::grant::GrantTable;
-use hv_core::sched::{Scheduler, VcpuKey};
+use hv_core::sched::VcpuKey;
+use hv_core::sched::partition::Plan;
 use hv_core::space::{self, HypervisorSlots, Region};
 use hv_core::time::{Clock, Scale, VmClock};
 use hv_core::vm::{Build, Builder, ChannelEnd, Origin, SystemImage, VmSource, claim_channel};
@@ -37,6 +39,7 @@ use super::lock::Lock;
 use super::machine::{self, Life, Machine, Vm, machine};
 use super::memory::{self, Memory};
 use super::run;
+use super::slots::{OwnSlot, Partition, Slots};
 use super::vcpu::Vcpu;
 
 /// What the hypervisor does, from first to last.
@@ -96,9 +99,6 @@ fn load_image(boot: &'static BootInfo, features: Features) -> &'static SystemIma
             "VMs of different labels need {missing}, unless the policy says hardware = degraded"
         ));
     }
-    if let Profile::Strict(_) = monitor.policy().profile {
-        boot::refuse("the policy asks for time partitions, which this hypervisor does not have");
-    }
     image
 }
 
@@ -126,6 +126,10 @@ fn set_up(
         .collect();
     let ends: Vec<&'static [ChannelEnd<'static>]> =
         (0..vm_count).map(|vm| channel_ends(manifest, &regions, vm)).collect();
+    let plan = plan(image);
+    let partitions = plan.as_ref().map_or(1, |plan| plan.partitions().len());
+    let console = Console::new(vm_count);
+    let partition_of = |vm| plan.as_ref().map_or(0, |plan| plan.partition_of(VmId(vm)));
     let mut vcpus = Vec::new();
     let machine = cpuid::Machine::learn(hv_arch::cpu::ask_cpuid);
     let ground = Ground { manifest, clock, machine, offered: guest_features(features, gate) };
@@ -134,16 +138,26 @@ fn set_up(
         .iter()
         .zip(0..)
         .zip(&ends)
-        .map(|((entry, number), ends)| make_vm(entry, number, ends, &mut vcpus, &ground))
+        .map(|((entry, number), ends)| {
+            let vm = make_vm(entry, number, ends, &mut vcpus, &ground);
+            Vm { partition: partition_of(number), ..vm }
+        })
         .collect();
     let shares: Vec<u32> = image.monitor().policy().subjects.iter().map(|subject| subject.audit_share).collect();
     machine::install(Machine {
         frames: memory.frames,
         vms,
         vcpus: vcpus.into_boxed_slice(),
-        cpus: (0..u32::try_from(cpus).unwrap_or(1)).map(|id| Cpu::new(CpuId(id))).collect(),
-        scheduler: Lock::new(Scheduler::new(cpus, vm_count)),
-        line: Lock::new(Line::new(Console::new(vm_count), Serial::start(), Log::new(&shares))),
+        cpus: (0..u32::try_from(cpus).unwrap_or(1))
+            .map(|id| Cpu::new(CpuId(id), if plan.is_some() { OwnSlot::over() } else { OwnSlot::endless() }))
+            .collect(),
+        partitions: (0..partitions).map(|_| Partition::new(cpus, vm_count)).collect(),
+        line: Lock::new(Line::new(
+            if plan.is_some() { console.holding() } else { console },
+            Serial::start(),
+            Log::new(&shares),
+        )),
+        time_slots: plan.map(|plan| Slots::new(plan, features)),
         clock: super::clock::Clock(clock),
         fpu: if features.contains(Features::XSAVE) { fpu::Method::Xsave } else { fpu::Method::Fxsave },
         gate,
@@ -151,7 +165,6 @@ fn set_up(
         slots,
         image,
         ends: ends.into_boxed_slice(),
-        ending: AtomicU32::new(0),
         live: AtomicU32::new(vm_count),
         failed: AtomicU32::new(0),
     })
@@ -163,6 +176,14 @@ struct Ground<'a> {
     clock: Clock,
     machine: cpuid::Machine,
     offered: flags::Features,
+}
+
+/// The time slots that the policy asks for.
+fn plan(image: &SystemImage<'_>) -> Option<Plan> {
+    match &image.monitor().policy().profile {
+        Profile::Shared => None,
+        Profile::Strict(schedule) => Some(Plan::new(schedule)),
+    }
 }
 
 /// What guests can use.
@@ -232,6 +253,8 @@ fn make_vm(
         features: processor.offered(ground.offered),
         io_ports: &entry.ports,
         has_debug_registers: entry.processor.debug_registers,
+        partition: 0,
+        held: AtomicU64::new(0),
         first_vcpu,
         vcpu_count: vcpus.len().saturating_sub(first_vcpu),
         memory: Lock::new(None),
@@ -320,9 +343,9 @@ pub(super) fn launch(vm: &'static Vm, mut memory: space::Memory) {
     vm.hit_quota.store(false, Ordering::Relaxed);
     audit::record(vm, AuditKind::VmStarted, [vm.generation().into(), 0]);
     let count = u32::try_from(vm.vcpu_count).unwrap_or(0);
-    let mut scheduler = machine().scheduler.lock();
+    let mut scheduler = vm.partition().scheduler.lock();
     let added = scheduler.add_vm(vm.id, count, weight, cap);
-    let now = machine().clock.now();
+    let now = run::now(super::cpu::own());
     let started = scheduler.start(VcpuKey { vm: vm.id, vcpu: VcpuId(0) }, now);
     drop(scheduler);
     if added.is_err() {
@@ -341,15 +364,18 @@ static IS_RUNNING: AtomicBool = AtomicBool::new(false);
 /// Starts the other processors; each waits for guests at once.
 fn start_processors(boot: &BootInfo, machine: &'static Machine) {
     IS_RUNNING.store(true, Ordering::Release);
-    let Ok(topology) = &boot.topology else {
-        return;
-    };
+    let mut present = 1_u64;
     let own = local_apic::id();
-    let others = topology.cpus().filter(|apic| *apic != own);
+    let others = boot.topology.iter().flat_map(Topology::cpus).filter(|apic| *apic != own);
     for (apic_id, cpu) in others.zip(machine.cpus.iter().skip(1)) {
-        if !boot::start_processor(boot, apic_id, cpu.id, machine.root) {
+        if boot::start_processor(boot, apic_id, cpu.id, machine.root) {
+            present = present.saturating_add(1);
+        } else {
             machine.line.lock().say(format_args!("CPU with APIC id {apic_id} does not answer; it stays off"));
         }
+    }
+    if let Some(slots) = &machine.time_slots {
+        slots.start(present);
     }
 }
 
@@ -367,6 +393,10 @@ pub(super) fn processor(cpu: CpuId) -> ! {
 fn route_serial(boot: &BootInfo) {
     if let Ok(topology) = &boot.topology {
         io_apic::mask_all(topology);
+        if machine().time_slots.is_some() {
+            // It is asked between slots: an interrupt would take time from whoever runs.
+            return;
+        }
         if !io_apic::route(topology, serial::ISA_LINE, vector::SERIAL, local_apic::id()) {
             machine().line.lock().say(format_args!("the serial line cannot interrupt: no input"));
         }
@@ -390,8 +420,14 @@ fn announce(boot: &BootInfo, machine: &Machine) {
         "the cpuid instruction {} in guests",
         if machine.gate == Gate::Open { "shows the machine" } else { "is answered by policy" }
     ));
-    let monitor = machine.image.monitor();
-    let profile = if monitor.policy().profile == Profile::Shared { "shared" } else { "strict" };
-    line.say(format_args!("policy {:032x}, profile {profile}", monitor.short_hash()));
+    let policy = machine.image.monitor().short_hash();
+    match &machine.time_slots {
+        None => line.say(format_args!("policy {policy:032x}, profile shared")),
+        Some(Slots { plan, .. }) => line.say(format_args!(
+            "policy {policy:032x}, profile strict (frame {} ms, {} slots)",
+            plan.frame() / 1_000_000,
+            plan.slots()
+        )),
+    }
     line.record(&Record::Started(Started { cpus, time_ns }));
 }

@@ -7,7 +7,7 @@ use hv_core::vm::{Build, Builder, Origin};
 use protocol::{GrantRef, Status, VmId};
 
 use super::calls::take_out;
-use super::lock::Lock;
+use super::cpu::Cpu;
 use super::machine::{After, Life, Vm, machine};
 use super::{run, start};
 
@@ -16,7 +16,7 @@ use core::sync::atomic::Ordering;
 /// Stops all vCPUs of a VM; those that run leave their CPU soon.
 pub(super) fn stop_all(vm: &Vm) {
     for vcpu in vm.vcpus() {
-        let stop = machine().scheduler.lock().stop(run::key(vcpu));
+        let stop = vm.partition().scheduler.lock().stop(run::key(vcpu));
         if let Ok(Stop::OnCpu(cpu)) = stop {
             run::interrupt(cpu);
         }
@@ -24,8 +24,9 @@ pub(super) fn stop_all(vm: &Vm) {
 }
 
 /// What the CPU that takes VMs apart works on, behind the memory of the VM.
-#[expect(clippy::large_enum_variant, reason = "there is one, static, and nothing can be allocated then")]
-enum Stage {
+#[expect(clippy::large_enum_variant, reason = "there are few, made at the start, and nothing can be allocated then")]
+#[derive(Debug)]
+pub(super) enum Stage {
     /// Nothing.
     Idle,
     /// A VM is to be built again from what is left.
@@ -36,28 +37,43 @@ enum Stage {
     Free(Mfn),
 }
 
-struct Working {
+#[derive(Debug)]
+pub(super) struct Working {
     stage: Stage,
     /// The VM whose stage that is; it is finished before another VM gets so far.
     vm: VmId,
 }
 
-static WORKING: Lock<Working> = Lock::new(Working { stage: Stage::Idle, vm: VmId(0) });
+impl Working {
+    /// Nothing.
+    pub(super) const IDLE: Working = Working { stage: Stage::Idle, vm: VmId(0) };
+}
 
+/// The longest step in nanoseconds, and what each frame of the machine adds when one is searched for. None
+/// that may be too long for the rest of a slot is begun.
+const STEP_NS: u64 = 150_000;
+/// See [`STEP_NS`].
+const STEP_NS_PER_FRAME: u64 = 20;
 /// Frames that one step looks at.
 const STEP_FRAMES: u64 = 2048;
 
-/// Does one step for a VM that has ended. Answers whether there was anything to do.
-pub(super) fn step() -> bool {
-    if machine().ending.load(Ordering::SeqCst) == 0 {
+/// Does one step for a VM that has ended and whose time it is. Answers whether there was anything to do.
+pub(super) fn step(cpu: &Cpu) -> bool {
+    let partition = cpu.partition();
+    if partition.ending.load(Ordering::SeqCst) == 0 {
         return false;
     }
-    let Some(mut working) = WORKING.try_lock() else {
+    let longest = machine().frames.frames().saturating_mul(STEP_NS_PER_FRAME).saturating_add(STEP_NS);
+    if run::now(cpu).saturating_add(longest) > cpu.slot.end() {
+        return false;
+    }
+    let Some(mut working) = partition.working.try_lock() else {
         return false;
     };
     let is_idle = matches!(working.stage, Stage::Idle);
     let only = working.vm;
-    machine().vms.iter().filter(|vm| is_idle || vm.id == only).any(|vm| {
+    let own = machine().vms.iter().filter(|vm| vm.partition == cpu.slot.partition());
+    own.filter(|vm| is_idle || vm.id == only).any(|vm| {
         let life = *vm.life.lock();
         match life {
             Life::Ending(after) => step_of(vm, &mut working, after),
@@ -67,7 +83,7 @@ pub(super) fn step() -> bool {
 }
 
 fn step_of(vm: &'static Vm, working: &mut Working, after: After) -> bool {
-    if vm.is_loaded() || machine().scheduler.lock().remove_vm(vm.id).is_err() {
+    if vm.is_loaded() || vm.partition().scheduler.lock().remove_vm(vm.id).is_err() {
         // A CPU is still on its way out of it.
         return false;
     }
@@ -83,7 +99,8 @@ fn step_of(vm: &'static Vm, working: &mut Working, after: After) -> bool {
             memory.leave(space);
         }
     }
-    for owner in &machine().vms {
+    // Nobody maps grants of another partition.
+    for owner in machine().vms.iter().filter(|owner| owner.partition == vm.partition) {
         let mapped = || owner.grants.lock().any_mapped_by(vm.id);
         while let Some(unmapping) = mapped() {
             take_out(vm, &mut memory, unmapping.place, unmapping.machine);
@@ -135,7 +152,7 @@ fn finish(vm: &'static Vm, working: &mut Working, after: After) -> bool {
 
 /// The VM is taken apart: what comes then.
 fn end(vm: &Vm, after: After, next: Life) {
-    machine().ending.fetch_sub(1, Ordering::SeqCst);
+    vm.partition().ending.fetch_sub(1, Ordering::SeqCst);
     vm.change_life(Life::Ending(after), next);
     #[cfg(feature = "recount")]
     super::recount::run();

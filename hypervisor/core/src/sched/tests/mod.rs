@@ -2,6 +2,7 @@
 //! random sequences in `model`.
 
 mod model;
+mod partition;
 mod simulation;
 
 use super::cap::{Cap, PERIOD};

@@ -141,7 +141,8 @@ fn the_slots_of_a_major_frame_are_bounded_ordered_and_of_one_label() {
         changed(|policy| policy.profile = Profile::Strict(Schedule { slots: slots.into() }))
             .map_or_else(|p| p, |()| String::new())
     };
-    assert_eq!(with(&[slot(500_000, &[LOW, HIGH]), slot(1_000_000_000, &[])]), "");
+    assert_eq!(with(&[slot(700_000, &[LOW, HIGH]), slot(1_000_000_000, &[])]), "");
+    assert_eq!(with(&[slot(700_000, &[LOW]), slot(700_000, &[HIGH]), slot(900_000, &[LOW])]), "");
     assert_eq!(with(&[]), "the major frame has 0 slots; 1 to 64 are possible");
     assert_eq!(with(&vec![slot(500_000, &[]); 65]), "the major frame has 65 slots; 1 to 64 are possible");
     for duration in [0, 499_999, 1_000_000_001, u64::MAX] {
@@ -159,6 +160,10 @@ fn the_slots_of_a_major_frame_are_bounded_ordered_and_of_one_label() {
         assert_eq!(with(&[slot(500_000, &vms)]), "the VMs of slot 0 of the major frame are not in order");
     }
     assert_eq!(with(&[slot(500_000, &[LOW])]), "VM 1: it has no slot in the major frame");
+    let short = with(&[slot(600_000, &[LOW, HIGH])]);
+    assert_eq!(short, "slot 0 of the major frame lasts 600000 ns, of which the switch to the next takes 600000");
+    let torn = with(&[slot(700_000, &[LOW]), slot(700_000, &[LOW, HIGH])]);
+    assert_eq!(torn, "slot 0 of the major frame has some VMs of another slot, but not all of them");
     let mixed = refused(|policy| {
         policy.subjects[1].label = SECRET;
         policy.profile = Profile::Strict(Schedule { slots: vec![slot(500_000, &[LOW, HIGH])] });

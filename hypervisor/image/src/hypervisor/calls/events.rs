@@ -10,6 +10,7 @@ use super::{Caller, Refusal};
 use crate::hypervisor::cpu::work;
 use crate::hypervisor::events::{clear, raise};
 use crate::hypervisor::machine::machine;
+use crate::hypervisor::slots;
 
 pub(super) fn event_alloc(caller: &mut Caller<'_>, call: EventAlloc) -> Result<Port, Refusal> {
     let vm = caller.vm();
@@ -40,7 +41,14 @@ pub(super) fn event_send(caller: &mut Caller<'_>, call: EventSend) -> Result<(),
         Target::Peer(end) => {
             let permit = machine().image.monitor().decide(vm.id, Operation::EventSend, end.peer)?;
             let peer = machine().vm(end.peer).ok_or(Status::NotPermitted)?;
-            let event = peer.ports.lock().deliver(permit, end.peer_channel)?;
+            let mut ports = peer.ports.lock();
+            let source = ports.accept(permit, end.peer_channel)?;
+            if peer.partition != vm.partition {
+                slots::hold(peer, source);
+                return Ok(());
+            }
+            let event = ports.happened(source);
+            drop(ports);
             if let Some(event) = event {
                 raise(peer, event);
             }

@@ -19,6 +19,10 @@ use crate::hypervisor::teardown;
 fn permit(caller: &Caller<'_>, operation: Operation, peer: VmId) -> Result<(Permit, &'static Vm), Refusal> {
     let permit = machine().image.monitor().decide(caller.vm().id, operation, peer)?;
     let peer = machine().vm(peer).ok_or(Status::NotPermitted)?;
+    if peer.partition != caller.vm().partition {
+        // To end a grant waits for whoever maps it: the owner would learn of it in its own time.
+        return Err(Status::NotPermitted.into());
+    }
     Ok((permit, peer))
 }
 
@@ -79,7 +83,8 @@ pub(in crate::hypervisor) fn take_out(vm: &Vm, memory: &mut Memory, place: Optio
 
 pub(super) fn grant_unmap(caller: &mut Caller<'_>, call: GrantUnmap) -> Result<(), Refusal> {
     let vm = caller.vm();
-    let owner = machine().vm(call.owner).ok_or(Status::NotPermitted)?;
+    let owner = machine().vm(call.owner).filter(|owner| owner.partition == vm.partition);
+    let owner = owner.ok_or(Status::NotPermitted)?;
     let mut memory = caller.memory()?;
     let unmapping = owner.grants.lock().begin_unmap(vm.id, call.grant)?;
     take_out(vm, &mut memory, unmapping.place, unmapping.machine);

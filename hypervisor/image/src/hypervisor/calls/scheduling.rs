@@ -11,13 +11,12 @@ use protocol::{SpaceId, Status};
 
 use super::{Caller, Refusal};
 use crate::hypervisor::cpu::work;
-use crate::hypervisor::machine::machine;
 use crate::hypervisor::vcpu::{Presence, Vcpu};
 use crate::hypervisor::{death, run};
 
 pub(super) fn yield_cpu(caller: &mut Caller<'_>, _call: YieldCpu) -> Result<(), Refusal> {
     caller.alone()?;
-    machine().scheduler.lock().yield_now(caller.cpu.id);
+    caller.cpu.partition().scheduler.lock().yield_now(caller.cpu.id);
     caller.cpu.ask(work::RESCHEDULE);
     Ok(())
 }
@@ -26,13 +25,13 @@ pub(super) fn block(caller: &mut Caller<'_>, call: Block) -> Result<(), Refusal>
     caller.alone()?;
     let vcpu = caller.vcpu;
     let deadline = caller.vm().clock.lock().to_machine(call.deadline);
-    let mut scheduler = machine().scheduler.lock();
+    let mut scheduler = caller.cpu.partition().scheduler.lock();
     // First be seen as blocked, then look: who raises an event does it the other way round.
     vcpu.set_presence(Presence::Blocked);
     let outcome = if vcpu.page().has_pending() {
         sched::Block::Returned
     } else {
-        scheduler.block(run::key(vcpu), deadline, machine().clock.now())
+        scheduler.block(run::key(vcpu), deadline, run::now(caller.cpu))
     };
     match outcome {
         sched::Block::Asleep => caller.cpu.ask(work::RESCHEDULE),
@@ -58,7 +57,7 @@ pub(super) fn vcpu_start(caller: &mut Caller<'_>, call: VcpuStart) -> Result<(),
         return Err(Status::BadAddress.into());
     }
     let mut memory = caller.memory()?;
-    let mut scheduler = machine().scheduler.lock();
+    let mut scheduler = vm.partition().scheduler.lock();
     if scheduler.state(run::key(vcpu)) != Some(sched::RunState::Stopped) {
         return Err(Status::WrongState.into());
     }
@@ -68,7 +67,7 @@ pub(super) fn vcpu_start(caller: &mut Caller<'_>, call: VcpuStart) -> Result<(),
     move_to(&mut memory, vcpu, caller.vcpu.space())?;
     vcpu.copy_handlers(caller.vcpu);
     vcpu.page().replace_mask(Upcalls::Masked);
-    let on = scheduler.start(run::key(vcpu), machine().clock.now())?;
+    let on = scheduler.start(run::key(vcpu), run::now(caller.cpu))?;
     drop(scheduler);
     if let Some(on) = on {
         run::interrupt(on);
@@ -85,7 +84,7 @@ pub(super) fn vcpu_stop(caller: &mut Caller<'_>, call: VcpuStop) -> Result<(), R
         move_to(&mut *caller.memory()?, vcpu, SpaceId::FIRST)?;
         vcpu.load_root();
     }
-    let mut scheduler = machine().scheduler.lock();
+    let mut scheduler = vm.partition().scheduler.lock();
     let stop = scheduler.stop(run::key(vcpu))?;
     // Under the scheduler's lock, as the `prepare` of a start, which takes it back.
     vcpu.stopping.store(true, Ordering::SeqCst);
@@ -102,7 +101,7 @@ pub(super) fn vcpu_stop(caller: &mut Caller<'_>, call: VcpuStop) -> Result<(), R
         }
     }
     let mut memory = caller.memory()?;
-    let scheduler = machine().scheduler.lock();
+    let scheduler = vm.partition().scheduler.lock();
     // It may have been started anew meanwhile, or not have stopped yet: then its space stays in use.
     if scheduler.state(run::key(vcpu)) == Some(sched::RunState::Stopped) {
         drop(vcpu.saved.lock());
@@ -122,7 +121,7 @@ fn move_to(memory: &mut Memory, vcpu: &Vcpu, space: SpaceId) -> Result<(), Statu
 
 pub(super) fn vcpu_kick(caller: &mut Caller<'_>, call: VcpuKick) -> Result<(), Refusal> {
     let vcpu = caller.vm().vcpu(call.vcpu).ok_or(Status::NotFound)?;
-    let on = machine().scheduler.lock().kick(run::key(vcpu), machine().clock.now())?;
+    let on = caller.cpu.partition().scheduler.lock().kick(run::key(vcpu), run::now(caller.cpu))?;
     if let Some(on) = on {
         run::interrupt(on);
     }
@@ -131,7 +130,7 @@ pub(super) fn vcpu_kick(caller: &mut Caller<'_>, call: VcpuKick) -> Result<(), R
 
 pub(super) fn timer_set(caller: &mut Caller<'_>, call: TimerSet) -> Result<(), Refusal> {
     let deadline = caller.vm().clock.lock().to_machine(call.deadline);
-    let timer = machine().scheduler.lock().set_timer(run::key(caller.vcpu), deadline);
+    let timer = caller.cpu.partition().scheduler.lock().set_timer(run::key(caller.vcpu), deadline);
     run::set_timer(timer, Some(caller.vcpu));
     Ok(())
 }
