@@ -82,6 +82,8 @@ enum Command {
     Conformance(cmd::conformance::Options),
     /// Feed arbitrary input to what reads input.
     Fuzz(cmd::fuzz::Options),
+    /// Boot a system again and again with other secrets and compare what a VM without them sees.
+    Noninterference(cmd::noninterference::Options),
     /// Check the rules that no other tool checks.
     Lint(cmd::lint::Options),
 }
@@ -111,6 +113,7 @@ fn main() -> ExitCode {
         Command::Audit(options) => cmd::audit::run(&options),
         Command::Conformance(options) => cmd::conformance::run(&options),
         Command::Fuzz(options) => cmd::fuzz::run(&options),
+        Command::Noninterference(options) => cmd::noninterference::run(&options),
         Command::Lint(options) => cmd::lint::run(&options),
         Command::Policy(options) => cmd::policy::run(&options),
     };

@@ -12,6 +12,7 @@ pub mod image;
 pub mod lint;
 pub mod log;
 pub mod new;
+pub mod noninterference;
 pub mod policy;
 pub mod reference;
 pub mod run;

@@ -109,13 +109,23 @@ impl Machine {
 
     /// Starts it.
     pub fn start(&self) -> Result<Running, Failure> {
+        self.spawn(Stdio::piped(), Stdio::piped(), Stdio::piped())
+    }
+
+    /// Starts it with its serial line going into a file, which never keeps it waiting: only so are two runs
+    /// under the instruction clock the same to the last instruction.
+    pub fn start_into(&self, file: std::fs::File) -> Result<Running, Failure> {
+        self.spawn(Stdio::null(), file.into(), Stdio::null())
+    }
+
+    fn spawn(&self, input: Stdio, output: Stdio, complaints: Stdio) -> Result<Running, Failure> {
         let mut command = guarded(&self.program.path);
         let child = command
             .args(self.arguments())
             .envs(self.program.environment.iter().cloned())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stdin(input)
+            .stdout(output)
+            .stderr(complaints)
             .spawn();
         match child {
             Ok(child) => Ok(Running { child }),
