@@ -14,8 +14,10 @@ pub fn serve(start: &StartInfo) {
     let (Ok(board), Ok(()), Ok(code)) = (Board::open(CHANNEL), execute::install(), Code::new()) else {
         verdict::fail(format_args!("{} has no board", start.name()));
     };
-    // An order that ended the last life is done.
-    board.set(order::ANSWERED, board.get(order::ASKED));
+    // An order that ended the last life is done; one that came before the first life is not.
+    if board.get(order::LIVES) > 0 {
+        board.set(order::ANSWERED, board.get(order::ASKED));
+    }
     board.count(order::LIVES);
     loop {
         let asked = board.get(order::ASKED);
