@@ -332,6 +332,6 @@ fn the_receiving_end_of_a_one_way_channel_sends_nothing_but_receives() {
     let port = table.alloc(FIRST).unwrap();
     let _bound = table.bind(port, Source::Channel(0), FIRST).unwrap();
     assert_eq!(table.send(port), Err(Status::NotPermitted));
-    let delivered = table.deliver(permit(Operation::EventSend, PEER, OWN), 0);
-    assert_eq!(delivered, Ok(Some(raise(FIRST, port))));
+    let source = table.accept(permit(Operation::EventSend, PEER, OWN), 0).unwrap();
+    assert_eq!(table.happened(source), Some(raise(FIRST, port)));
 }
