@@ -557,7 +557,8 @@ static inline int64_t cloister_log_write(uint64_t buffer, uint64_t length)
     return cloister_raw_call(3, buffer, length, 0, 0, 0, 0, NULL);
 }
 
-/* Reads records of the audit log that were not read before. Needs the role of an auditor. */
+/* Reads records of the audit log that were not read before. Needs the role of an auditor. What was
+ * overwritten before it was read is passed over, which the sequence shows. */
 static inline int64_t cloister_audit_read(uint64_t buffer, uint64_t count)
 {
     return cloister_raw_call(4, buffer, count, 0, 0, 0, 0, NULL);
