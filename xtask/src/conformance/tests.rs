@@ -1,4 +1,4 @@
-use protocol::call::{CALLS, CallInfo, Right};
+use protocol::call::{CallInfo, Right};
 use protocol::status::Status;
 
 use super::{Extent, Report, Verdict, json, junit, text};

@@ -54,9 +54,15 @@ proptest! {
     }
 }
 
-/// What VM 0 sees of its CPU time: when it runs, and its times. VM 1 has the other slots and does as
-/// `busy` says.
-fn history(busy: bool) -> Vec<(u64, u64, u64)> {
+/// What VM 1 does with its slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Neighbour {
+    Busy,
+    Sleepy,
+}
+
+/// What VM 0 sees of its CPU time: when it runs, and its times. VM 1 has the other slots.
+fn history(neighbour: Neighbour) -> Vec<(u64, u64, u64)> {
     let plan = plan(&[(10, &[0]), (7, &[1])]);
     let mut schedulers = [0, 1].map(|vm| {
         let mut scheduler = Scheduler::new(1, 2);
@@ -75,7 +81,7 @@ fn history(busy: bool) -> Vec<(u64, u64, u64)> {
         if window.partition == 0 {
             let usage = scheduler.usage(key(0, 0), window.begin);
             seen.push((window.begin, usage.run_time_ns, usage.steal_ns));
-        } else if !busy && choice.vcpu.is_some() {
+        } else if neighbour == Neighbour::Sleepy && choice.vcpu.is_some() {
             assert_eq!(scheduler.block(key(1, 0), window.begin + 30 * MS, window.begin + 1), Block::Asleep);
         }
         scheduler.park(CPU, window.end);
@@ -86,8 +92,8 @@ fn history(busy: bool) -> Vec<(u64, u64, u64)> {
 
 #[test]
 fn what_one_partition_does_is_not_in_the_times_of_another() {
-    let seen = history(true);
-    assert_eq!(seen, history(false));
+    let seen = history(Neighbour::Busy);
+    assert_eq!(seen, history(Neighbour::Sleepy));
     let run = 10 * MS - switch_time(1);
     for (slot, (begin, run_time, steal)) in (0..).zip(seen) {
         assert_eq!((begin, run_time, steal), (slot * 17 * MS, slot * run, slot * (17 * MS - run)));
