@@ -158,8 +158,9 @@ fn check_time(policy: Policy) -> Result<(), Status> {
         check!(now >= deadline, "the timer came {} ns early", deadline.0 - now.0);
         check_eq!(now.0 % step, 0, "time is a multiple of the step");
         let deadline = Nanos(now.0 + span);
-        call::block(deadline)?;
-        check!(time::now() >= deadline, "block ended early");
+        // An event that came while the vCPU ran may end the first one early.
+        let blocks = (0..3).take_while(|_| time::now() < deadline && call::block(deadline).is_ok()).count();
+        check!(time::now() >= deadline, "block ended early {blocks} times");
     }
     Ok(())
 }

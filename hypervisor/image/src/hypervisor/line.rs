@@ -109,8 +109,8 @@ impl Line {
         }
     }
 
-    /// Sends what the device takes now.
-    fn send(&mut self) {
+    /// Sends what the device takes now; how many bytes.
+    fn send(&mut self) -> usize {
         let (most, mut records) = if self.console.holds() { (SLOT_BURST, SLOT_RECORDS) } else { (BURST, u32::MAX) };
         while records > 0 && self.audit.unsent().is_some_and(|record| self.console.audit(record)) {
             self.audit.sent();
@@ -133,6 +133,7 @@ impl Line {
             }
             sent = sent.saturating_add(self.serial.send(bytes.get(..count).unwrap_or(&[])));
         }
+        sent
     }
 
     /// Takes what was typed; the last VM that has input now.
@@ -166,12 +167,10 @@ impl Line {
             self.audit.settle(machine().clock.now(), hv_arch::local::id(), Some(vm.id));
         }
         self.send();
-        // What it cannot give within so many tries stays unsaid: the machine must end.
-        for _ in 0..100_000 {
-            if !self.console.has_output() && self.audit.unsent().is_none() {
-                return;
-            }
-            self.send();
+        // A device that takes nothing within so many tries is given up: the machine must end.
+        let mut tries = 0_u32;
+        while tries < 100_000 && (self.console.has_output() || self.audit.unsent().is_some()) {
+            tries = if self.send() == 0 { tries.saturating_add(1) } else { 0 };
         }
     }
 }
