@@ -202,6 +202,14 @@ impl Vm {
         machine().image.manifest().vms.get(index).map_or("?", |entry| entry.name.as_str())
     }
 
+    /// Brings the time page of a coarse clock up to now: for a guest that is told that a deadline has
+    /// come, it must have come.
+    pub(super) fn show_coarse_time(&self) {
+        if self.time == TimeSource::Coarse {
+            self.now();
+        }
+    }
+
     /// Its time now. The time page of a coarse clock is brought up to it.
     pub(super) fn now(&self) -> Nanos {
         let now = self.clock.lock().at(hv_arch::cpu::read_tsc());

@@ -251,6 +251,7 @@ pub(super) fn fire_timers(cpu: &Cpu) {
             Some(Expired::Interrupt(other)) => interrupt(other),
             Some(Expired::Timer(key)) => {
                 if let Some(vm) = machine().vm(key.vm) {
+                    vm.show_coarse_time();
                     let event = vm.ports.lock().happened(Source::Timer(key.vcpu));
                     if let Some(event) = event {
                         events::raise(vm, event);

@@ -38,6 +38,8 @@ pub(super) fn block(caller: &mut Caller<'_>, call: Block) -> Result<(), Refusal>
         sched::Block::Returned => {
             vcpu.set_presence(Presence::Running(caller.cpu.id));
             caller.cpu.ask(work::EVENTS);
+            drop(scheduler);
+            caller.vm().show_coarse_time();
         }
     }
     Ok(())
