@@ -234,8 +234,8 @@ fn kill(lab: &mut Lab, copy: &Path, mutant: &Mutant) -> Result<Option<String>, F
     lab.hypervisor = Some(target.join(TARGET).join("release/hv"));
     let group = mutant.system.trim_start_matches("hostile-");
     let outcome = lab.boot(&mutant.system, "attacker", &format!("{group} only={}", mutant.ids), 90)?;
-    let telling = |line: &&String| line.contains("FAIL") || line.contains("cloister: panic");
-    let found = outcome.transcript.iter().find(telling).cloned();
+    let panic = outcome.transcript.iter().find(|line| line.contains("cloister: panic")).cloned();
+    let found = test::wrong_attacks(&outcome).into_iter().next().or(panic);
     let ended = (outcome.exit != Exit::Success).then(|| outcome.exit.words().to_owned());
     Ok(found.or(ended))
 }

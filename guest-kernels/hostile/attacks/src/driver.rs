@@ -59,10 +59,9 @@ fn attack(start: &'static StartInfo, command_line: &str) -> Outcome {
     timer.on_event(|_| {
         let _ = call::timer_set(Nanos(time::now().0 + TICK.0));
     });
-    if world.board.count(word::LIVES) > 1 {
-        // What ended the last life is judged now.
-        world.ask_neighbour()?;
-    }
+    world.board.count(word::LIVES);
+    // What ended the last life is judged now; and the first one waits until the neighbour has its secrets.
+    world.ask_neighbour()?;
     loop {
         let progress = world.board.count(word::PROGRESS) as usize - 1;
         let (mode, number) = (progress / cases.len(), progress % cases.len());

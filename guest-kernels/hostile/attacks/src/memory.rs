@@ -563,7 +563,7 @@ fn frames_in_use(w: &mut World) -> Outcome {
     Ok(())
 }
 
-fn root_in_use(_w: &mut World) -> Outcome {
+fn root_in_use(w: &mut World) -> Outcome {
     let space = create()?;
     SPACE.store(u64::from(space.0), Ordering::SeqCst);
     {
@@ -580,6 +580,13 @@ fn root_in_use(_w: &mut World) -> Outcome {
     leave_spaces();
     same!(destroy(space), Ok(()), "destroy it afterwards");
     same!(go(SpaceDestroy { space: FIRST }), Err(Status::Busy), "destroy the first space");
+    // In a VM whose only vCPU is elsewhere.
+    let other = w.accomplice.call(SpaceCreate::NUMBER, [0; 6]).map_err(|status| format!("{status}"))?;
+    same!(w.accomplice.call(SpaceSwitch::NUMBER, [other, 0, 0, 0, 0, 0]), Ok(0), "leave the first space");
+    let destroyed = w.accomplice.call(SpaceDestroy::NUMBER, [0; 6]);
+    same!(w.accomplice.call(SpaceSwitch::NUMBER, [0; 6]), Ok(0), "go back");
+    same!(destroyed, Err(Status::Busy), "destroy the first space while nobody is in it");
+    same!(w.accomplice.call(SpaceDestroy::NUMBER, [other, 0, 0, 0, 0, 0]), Ok(0), "undo");
     Ok(())
 }
 

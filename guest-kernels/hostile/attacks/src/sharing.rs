@@ -12,7 +12,7 @@ use guest_sdk::protocol::call::{
 };
 use guest_sdk::protocol::flags::{GrantFlags, MapFlags};
 use guest_sdk::protocol::layout::{CHANNEL_FRAMES, HYPERVISOR_START, LOWER_END, PHYSMAP, TIME_PAGE_FRAME};
-use guest_sdk::{Gfn, GrantRef, GuestVirt, Nanos, Port, Status, VmId, call, print, time};
+use guest_sdk::{Gfn, GrantRef, GuestVirt, Port, Status, VmId, call, print, time};
 use hostile_support::board::word;
 use hostile_support::wild::{self, go};
 
@@ -207,9 +207,17 @@ fn revoked_under_a_writer(w: &mut World) -> Outcome {
         let grant = w.give(0, GrantFlags::WRITE)?;
         same!(w.theirs(grant, PLACE, WRITE.bits()), Ok(0), "map");
         w.accomplice.keep_writing(PLACE);
+        let (before, patience) = (w.code.read(PLACE), time::now().0 + 20_000_000);
+        while w.code.read(PLACE) == before && time::now().0 < patience {
+            // Until the writer runs.
+        }
         same!(call::grant_revoke(grant), Ok(()), "revoke");
         let first = w.code.read(PLACE);
-        let _ = call::block(Nanos(time::now().0 + 50_000));
+        // Busy, so that the writer has the other CPU meanwhile and keeps what it has of translations.
+        let end = time::now().0 + 300_000;
+        while time::now().0 < end {
+            core::hint::spin_loop();
+        }
         same!(w.code.read(PLACE), first, "the word after the revoke");
         same!(w.accomplice.read(PLACE), Err(4), "their page");
     }

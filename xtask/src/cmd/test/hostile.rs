@@ -77,6 +77,11 @@ struct Attacks {
     wrong: Vec<String>,
 }
 
+/// The attacks of a run that did not end as they should, and deaths that nobody announced.
+pub fn wrong_attacks(outcome: &Outcome) -> Vec<String> {
+    attacks(outcome).wrong
+}
+
 /// Takes the attacks out of what was shown: `attack ID MODE ok`, `attack ID MODE FAIL: why`, or
 /// `attack ID MODE dies CODE` and then the report of that death.
 fn attacks(outcome: &Outcome) -> Attacks {

@@ -13,6 +13,7 @@ use clap::{Args, ValueEnum};
 use crate::error::{Exit, Failure};
 
 pub use guest::explain;
+pub use hostile::wrong_attacks;
 
 /// Arguments of `test`.
 #[derive(Debug, Args)]
