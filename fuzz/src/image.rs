@@ -6,7 +6,7 @@ use protocol::flags::MapFlags;
 use protocol::image::{FORMAT, ImageHeader, MAGIC, crc32};
 use protocol::label::Label;
 use protocol::layout::{KERNEL_IMAGE, PAGE_SIZE};
-use protocol::manifest::{ChannelManifest, Manifest, Module, OnCrash, Segment, VmManifest};
+use protocol::manifest::{ChannelManifest, Manifest, Module, OnCrash, Personality, Segment, VmManifest};
 use protocol::policy::{Decision, Hardware, OnFull, Operation, Policy, Profile, Subject, allows};
 use protocol::processor::ProcessorPolicy;
 use protocol::version::CURRENT;
@@ -125,6 +125,7 @@ fn demo_manifest() -> Manifest {
             flags: MapFlags::EXECUTE,
         }],
         modules: vec![Module { name: "data".into(), image_offset: 2 * PAGE_SIZE, bytes: 100 }],
+        personality: Personality::Native,
     };
     Manifest {
         name: "demo".into(),

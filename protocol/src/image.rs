@@ -10,7 +10,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// First bytes of a system image.
 pub const MAGIC: [u8; 8] = *b"CLOISTER";
 /// Version of header, manifest and policy together. Control data is checked by exact version.
-pub const FORMAT: u16 = 2;
+pub const FORMAT: u16 = 3;
 
 /// The first bytes of a system image. All numbers little-endian.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]

@@ -8,6 +8,7 @@
 //! * [`shared`] holds the structures that both sides read while running.
 //! * [`audit`] says what the records of the audit log tell.
 //! * [`layout`] says which addresses belong to whom.
+//! * [`xen`] holds the numbers of Xen's ABI, which the Xen personality serves.
 //! * `manifest`, `policy` and `record` (feature `manifest`) are the messages parsed once: a packed
 //!   system, what its VMs may do, and what the hypervisor reports over its serial line.
 //!
@@ -38,6 +39,7 @@ pub mod record;
 pub mod shared;
 pub mod status;
 pub mod version;
+pub mod xen;
 
 pub use call::Call;
 pub use handle::{Gfn, GrantRef, GuestVirt, Nanos, Port, SpaceId, VcpuId, VmId};

@@ -50,6 +50,31 @@ pub struct VmManifest {
     pub segments: Vec<Segment>,
     /// Files that the kernel finds through its start info.
     pub modules: Vec<Module>,
+    /// Which ABI it speaks.
+    pub personality: Personality,
+}
+
+/// The ABI that a VM's kernel speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Personality {
+    /// The one of this crate.
+    Native,
+    /// Xen's for 64-bit paravirtual guests: [`crate::xen`].
+    Xen(XenKernel),
+}
+
+/// What the notes of a Xen PV kernel ask for. Its segments' addresses are those of the first mapping, which
+/// shows guest frame n at `virt_base` + n pages; its first module, if any, is the initial RAM disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct XenKernel {
+    /// Where guest frame 0 appears, a multiple of 4 MiB.
+    pub virt_base: u64,
+    /// Where the list of machine frames is to be mapped, if not within the first mapping.
+    pub p2m_address: Option<u64>,
+    /// The page of call stubs that it wants filled.
+    pub hypercall_page: Option<u64>,
+    /// Whether the first module can be left unmapped and named by its frame number.
+    pub module_by_frame: bool,
 }
 
 /// What happens to a system when one of its VMs dies.

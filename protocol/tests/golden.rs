@@ -155,6 +155,7 @@ mod messages {
                     flags: MapFlags::WRITE,
                 }],
                 modules: Vec::new(),
+                personality: protocol::manifest::Personality::Native,
             }],
             channels: vec![ChannelManifest { name: "l".into(), ends: [0, 1], frames: 12 }],
         };
@@ -164,7 +165,7 @@ mod messages {
     }
 
     const GOLDEN_MANIFEST: &str =
-        "0173010161010001 0203040506018010 0101010170f10201 0701630108090a0b 010001016c00010c";
+        "0173010161010001 0203040506018010 0101010170f10201 0701630108090a0b 01000001016c00010c";
 
     #[test]
     fn a_policy_keeps_its_bytes() {

@@ -20,6 +20,8 @@ pub mod firmware;
 pub mod frame;
 pub mod grant;
 pub mod io;
+#[cfg(feature = "xen")]
+pub mod paging;
 pub mod policy;
 pub mod sched;
 pub mod space;

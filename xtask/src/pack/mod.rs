@@ -86,7 +86,7 @@ fn encode(manifest: &Manifest) -> Result<Vec<u8>, Failure> {
 mod tests {
     use protocol::flags::MapFlags;
     use protocol::image::{ImageHeader, crc32};
-    use protocol::manifest::{Manifest, OnCrash, Segment, VmManifest};
+    use protocol::manifest::{Manifest, OnCrash, Personality, Segment, VmManifest};
     use protocol::policy::Policy;
     use protocol::processor::ProcessorPolicy;
     use sha2::{Digest, Sha256};
@@ -122,6 +122,7 @@ mod tests {
                     command_line: String::new(),
                     segments: vec![segment(0), segment(1)],
                     modules: Vec::new(),
+                    personality: Personality::Native,
                 }],
                 channels: Vec::new(),
             },

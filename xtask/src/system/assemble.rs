@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use protocol::layout::{FIRST_STACK_PAGES, PAGE_SIZE};
-use protocol::manifest::{ChannelManifest, Manifest, Module, Segment, VmManifest};
+use protocol::manifest::{ChannelManifest, Manifest, Module, Personality, Segment, VmManifest};
 use protocol::policy::Policy;
 
 use super::document::{ConfigError, Place};
@@ -174,6 +174,7 @@ impl Work<'_> {
             command_line: vm.command_line.clone(),
             segments: kernel.segments.into_iter().map(|segment| self.segment(segment)).collect(),
             modules,
+            personality: Personality::Native,
         })
     }
 

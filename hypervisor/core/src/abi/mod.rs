@@ -1,4 +1,5 @@
-//! The front-ends by which guests ask for things: what their arguments must look like and what their
-//! frames and tables mean. State lives elsewhere.
+//! What guests speak: each ABI's decisions in a folder of its own.
 
 pub mod native;
+#[cfg(feature = "xen")]
+pub mod xen;

@@ -5,7 +5,7 @@ use protocol::flags::MapFlags;
 use protocol::image::{FORMAT, ImageHeader, MAGIC, crc32};
 use protocol::label::Label;
 use protocol::layout::{KERNEL_IMAGE, PAGE_SIZE};
-use protocol::manifest::{ChannelManifest, Manifest, Module, OnCrash, Segment, VmManifest};
+use protocol::manifest::{ChannelManifest, Manifest, Module, OnCrash, Personality, Segment, VmManifest};
 use protocol::policy::Policy;
 use protocol::processor::ProcessorPolicy;
 use protocol::version::CURRENT;
@@ -50,6 +50,7 @@ pub(super) fn demo_manifest() -> Manifest {
             },
         ],
         modules: vec![Module { name: "data".into(), image_offset: PAYLOADS + 3 * PAGE_SIZE, bytes: PAGE_SIZE + 100 }],
+        personality: Personality::Native,
     };
     Manifest {
         name: "demo".into(),
