@@ -125,7 +125,7 @@ pub fn bring_up(cpu: CpuId, features: Features) -> Result<(), &'static str> {
     let gates = trap::load();
     // SAFETY: the features were detected on this machine, whose CPUs are alike, and the entry is the
     // system-call entry of `trap`.
-    unsafe { control::apply(features, trap::system_call_entry()) };
+    unsafe { control::apply(features, trap::system_call_entries()) };
     // SAFETY: the block is static; from here on GS points to it in ring 0 (L1).
     unsafe { write_msr(x86::msr::IA32_GS_BASE, block) };
     assertions::check(features, gates)

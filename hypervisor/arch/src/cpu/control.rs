@@ -9,7 +9,9 @@ use core::arch::asm;
 use hv_core::abi::native::cpuid::Controls;
 use hv_core::addr::convert::wide;
 use x86::controlregs::Cr4;
-use x86::msr::{IA32_DEBUGCTL, IA32_EFER, IA32_FMASK, IA32_LSTAR, IA32_PAT, IA32_STAR, IA32_SYSENTER_CS, IA32_TSC_AUX};
+use x86::msr::{
+    IA32_CSTAR, IA32_DEBUGCTL, IA32_EFER, IA32_FMASK, IA32_LSTAR, IA32_PAT, IA32_STAR, IA32_SYSENTER_CS, IA32_TSC_AUX,
+};
 
 use super::features::Features;
 use super::{read_msr, write_msr};
@@ -42,7 +44,7 @@ const PAT: u64 = 0x0007_0406_0007_0406;
 const FMASK: u64 = (1 << 8) | (1 << 9) | (1 << 10) | (0b11 << 12) | (1 << 14) | (1 << 16) | (1 << 18) | (1 << 21);
 
 /// `syscall` loads CS 0x08 and SS 0x10; `sysret` loads SS 0x23 and CS 0x2b.
-const STAR: u64 = (0x1b << 48) | (0x08 << 32);
+pub(super) const STAR: u64 = (0x1b << 48) | (0x08 << 32);
 
 /// The model-specific registers whose values are the same on all CPUs, with what they are for.
 pub(super) const REGISTERS: [(u32, u64, &str); 6] = [
@@ -92,11 +94,11 @@ fn xcr0(features: Features) -> Option<u64> {
 ///
 /// # Safety
 /// 1. `features` are those of this CPU, and `check_required` passed.
-/// 2. `system_call` is the address of code that is right for the state after `syscall` (or no ring-3
+/// 2. `system_call` are the addresses of code that is right for the state after `syscall` (or no ring-3
 ///    code runs before that is so).
 /// 3. The current stack, code and data lie in supervisor pages of the current page tables, writable
 ///    where the program writes.
-pub(crate) unsafe fn apply(features: Features, system_call: u64) {
+pub(crate) unsafe fn apply(features: Features, system_call: [u64; 2]) {
     let Settings { cr0, cr4, .. } = Settings::planned(features);
     // SAFETY: long mode needs PE, PG, PAE and all stay set; the bits of CR4 exist by (1); WP, SMEP
     // and SMAP concern user pages and read-only pages, which ring 0 does not use now by (3).
@@ -110,9 +112,11 @@ pub(crate) unsafe fn apply(features: Features, system_call: u64) {
             asm!("xsetbv", in("ecx") 0, in("rax") xcr0, in("rdx") 0, options(nomem, nostack, preserves_flags));
         }
     }
-    for (number, value, _) in REGISTERS.into_iter().chain([(IA32_LSTAR, system_call, "")]) {
+    let [from_64, from_32] = system_call;
+    let entries = [(IA32_LSTAR, from_64, ""), (IA32_CSTAR, from_32, "")];
+    for (number, value, _) in REGISTERS.into_iter().chain(entries) {
         // SAFETY: all are architectural on CPUs with the required features; EFER keeps LME and LMA;
-        // PAT keeps the meaning of all entries in use; LSTAR is right by (2).
+        // PAT keeps the meaning of all entries in use; LSTAR and CSTAR are right by (2).
         unsafe { write_msr(number, value) };
     }
     if features.intersects(Features::RDTSCP | Features::RDPID) {

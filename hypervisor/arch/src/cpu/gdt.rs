@@ -102,6 +102,51 @@ impl TaskState {
     }
 }
 
+/// Puts a table and gates in force, with the selectors of ring 0's code and stack in it.
+///
+/// # Safety
+/// The table stays mapped, and the selectors name flat ring-0 segments in it, which the gates use too.
+#[cfg(feature = "xen")]
+pub(super) unsafe fn switch(
+    table: &DescriptorTablePointer<u64>,
+    gates: &'static [crate::trap::descriptors::Gate; 256],
+    [code, data]: [u16; 2],
+) {
+    let gates = DescriptorTablePointer::new(gates);
+    // SAFETY: by the caller's promise the code selector leads to the next line, and traps of ring 0 come back
+    // by these selectors; interrupts are off.
+    unsafe {
+        asm!(
+            "lgdt [{table}]",
+            "lidt [{gates}]",
+            "push {code}",
+            "lea {scratch}, [rip + 2f]",
+            "push {scratch}",
+            "retfq",
+            "2:",
+            "mov ss, {data:e}",
+            table = in(reg) table,
+            gates = in(reg) &raw const gates,
+            code = in(reg) u64::from(code),
+            scratch = out(reg) _,
+            data = in(reg) u32::from(data),
+        );
+    }
+}
+
+/// Puts the native table in force again.
+#[cfg(feature = "xen")]
+pub(super) fn load_native() {
+    let entries = u16::try_from(size_of::<Table>().wrapping_sub(1)).unwrap_or(0);
+    let pointer = DescriptorTablePointer::<u64> { limit: entries, base: TABLE.0.as_ptr().cast() };
+    // SAFETY: the table is static, and its entries of ring 0 never change.
+    unsafe { switch(&pointer, crate::trap::native_gates(), [RING0_CODE, RING0_DATA]) };
+    // SAFETY: the selectors are those of the native table.
+    unsafe { super::write_msr(x86::msr::IA32_STAR, super::control::STAR) };
+    // SAFETY: the null local table has no entry.
+    unsafe { asm!("lldt {:x}", in(reg) 0_u32, options(nostack, preserves_flags)) };
+}
+
 /// The table for a task state at an address.
 pub(super) fn table(task_state: u64) -> [u64; ENTRIES] {
     let low = u64::from(TASK_STATE_LIMIT)

@@ -21,6 +21,8 @@ pub mod features;
 pub mod gate;
 pub(crate) mod gdt;
 pub mod residue;
+#[cfg(feature = "xen")]
+pub mod xen;
 
 use core::arch::asm;
 

@@ -6,6 +6,8 @@ pub mod fpu;
 pub mod page;
 pub mod registers;
 pub mod segments;
+#[cfg(feature = "xen")]
+pub mod xen_info;
 
 pub use registers::{Registers, enter};
 

@@ -40,6 +40,8 @@ pub struct Registers {
 impl Registers {
     /// [`Registers::vector`] of an entry by `syscall`.
     pub const SYSCALL: u64 = 256;
+    /// [`Registers::vector`] of an entry by `syscall` from 32-bit code.
+    pub const SYSCALL_32: u64 = 257;
     /// Flags of a guest in ring 3: interrupts on (bit 9) and the bit that is always one.
     pub const BASE_FLAGS: u64 = 0x202;
 

@@ -73,6 +73,45 @@ pub(super) fn load_entry(table: Mfn, entry: usize) -> u64 {
     unsafe { pointer.read_volatile() }
 }
 
+/// Replaces an entry of a page table in one step; what it was.
+#[inline(always)]
+#[must_use]
+pub fn exchange_entry(table: Mfn, entry: usize, value: ValidEntry) -> u64 {
+    word(table, entry).swap(value.bits(), Ordering::SeqCst)
+}
+
+/// Replaces an entry of a page table if it still is `old`.
+///
+/// # Errors
+/// What it is.
+#[inline(always)]
+pub fn compare_exchange_entry(table: Mfn, entry: usize, old: u64, value: ValidEntry) -> Result<(), u64> {
+    word(table, entry).compare_exchange(old, value.bits(), Ordering::SeqCst, Ordering::SeqCst).map(drop)
+}
+
+/// Stores a word of a guest's frame that is no page table.
+#[inline(always)]
+pub fn store_word(frame: Mfn, entry: usize, value: u64) {
+    word(frame, entry).store(value, Ordering::SeqCst);
+}
+
+/// A word of a frame that guests or the processor change at any time.
+#[inline(always)]
+fn word(frame: Mfn, entry: usize) -> &'static AtomicU64 {
+    let pointer = frame_pointer(frame).cast::<u64>().wrapping_add(entry % WORDS);
+    // SAFETY: M1 (the direct map covers every frame of RAM): an aligned word inside the frame.
+    unsafe { AtomicU64::from_ptr(pointer) }
+}
+
+/// Copies bytes from one guest frame to another; what would not fit in both is left out.
+pub fn copy_frame(from: (Mfn, usize), to: (Mfn, usize), length: usize) {
+    let room = |offset| index(PAGE_SIZE).saturating_sub(offset);
+    let length = length.min(room(from.1)).min(room(to.1));
+    let [source, target] = [from, to].map(|(frame, offset)| frame_pointer(frame).wrapping_add(offset));
+    // SAFETY: M1, and both ranges lie within a frame of a guest; they may be the same one.
+    unsafe { core::ptr::copy(source, target, length) }
+}
+
 /// The records of the frame table, in frames that are set aside for them for ever.
 #[must_use]
 pub fn records(first: Mfn, count: u64) -> &'static [AtomicU64] {

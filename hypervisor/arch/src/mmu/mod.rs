@@ -4,5 +4,7 @@
 pub mod direct;
 pub mod flush;
 pub mod own;
+#[cfg(feature = "xen")]
+pub mod window;
 
 pub use flush::{flush_page, flush_range, load_root, root};

@@ -69,7 +69,7 @@ fn map_direct(image: &Image, root: Mfn, at: u64, table: &mut dyn FnMut() -> Mfn)
 }
 
 /// Stores a leaf entry at a level (1 or 2), with the tables that lead to it.
-fn map(root: Mfn, address: u64, entry: u64, level: u32, table: &mut dyn FnMut() -> Mfn) {
+pub(super) fn map(root: Mfn, address: u64, entry: u64, level: u32, table: &mut dyn FnMut() -> Mfn) {
     let mut at = root;
     for step in (level.wrapping_add(1)..=4).rev() {
         let slot = slot(address, step);
@@ -86,9 +86,18 @@ fn map(root: Mfn, address: u64, entry: u64, level: u32, table: &mut dyn FnMut() 
 }
 
 /// Index of an address in the table of a level.
-fn slot(address: u64, level: u32) -> usize {
+pub(super) const fn slot(address: u64, level: u32) -> usize {
     let shift = level.wrapping_sub(1).wrapping_mul(9).wrapping_add(12);
     index((address >> shift) & 511)
+}
+
+/// The level-1 table for an address of the hypervisor's, if there is one.
+#[cfg(feature = "xen")]
+pub(super) fn table_of(root: Mfn, address: u64) -> Option<Mfn> {
+    (2..=4).rev().try_fold(root, |table, level| {
+        let entry = load_entry(table, slot(address, level));
+        (entry & PRESENT != 0).then(|| Mfn::containing(Phys(entry & ADDRESS)))
+    })
 }
 
 /// The tables that the hypervisor's top-level slots lead to, for roots of guests.

@@ -1,7 +1,5 @@
 //! The interrupt descriptor table: one gate a vector, built as plain data.
 
-use crate::cpu::gdt::RING0_CODE;
-
 /// One gate (Intel SDM volume 3, 6.14.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C, align(16))]
@@ -14,11 +12,11 @@ pub(crate) struct Gate {
 const PRESENT_INTERRUPT_GATE: u64 = 0x8e << 40;
 
 impl Gate {
-    /// A gate to `handler`; `stack` 1 to 7 names an interrupt stack, 0 none; `ring` is the lowest
-    /// privilege that may use it by `int`.
-    pub(crate) fn new(handler: u64, stack: u64, ring: u64) -> Gate {
+    /// A gate to `handler` in the segment `code`; `stack` 1 to 7 names an interrupt stack, 0 none; `ring` is
+    /// the lowest privilege that may use it by `int`.
+    pub(crate) fn new(handler: u64, code: u16, stack: u64, ring: u64) -> Gate {
         let low = (handler & 0xffff)
-            | (u64::from(RING0_CODE) << 16)
+            | (u64::from(code) << 16)
             | ((stack & 7) << 32)
             | PRESENT_INTERRUPT_GATE
             | ((ring & 3) << 45)
@@ -56,7 +54,7 @@ mod tests {
 
     #[test]
     fn a_gate_keeps_its_handler_and_ring() {
-        let gate = Gate::new(0xffff_82d0_8012_3456, 3, 3);
+        let gate = Gate::new(0xffff_82d0_8012_3456, 8, 3, 3);
         let handler = (gate.low & 0xffff) | ((gate.low >> 48) << 16) | (gate.high << 32);
         assert_eq!(handler, 0xffff_82d0_8012_3456);
         assert_eq!(gate.ring(), 3);

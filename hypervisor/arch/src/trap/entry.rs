@@ -9,6 +9,7 @@ use hv_core::addr::convert::wide;
 use x86::dtables::{DescriptorTablePointer, lidt};
 
 use super::descriptors::{Gate, ring_of, stack_of};
+use crate::cpu::gdt::RING0_CODE;
 
 #[cfg(target_os = "none")]
 core::arch::global_asm!(
@@ -31,11 +32,7 @@ core::arch::global_asm!(
     9:
     .endm
 
-    # `syscall` from ring 3. The processor put rip in rcx and the flags in r11, and FMASK cleared
-    # AC, DF, TF, NT and IF. The stack is still the guest's.
-    .global syscall_entry
-    .balign 64
-    syscall_entry:
+    .macro SYSTEM_CALL vector
         swapgs
         mov gs:[{guest_stack}], rsp
         mov rsp, gs:[{stack_top}]
@@ -45,10 +42,25 @@ core::arch::global_asm!(
         push {code_selector}
         push rcx
         push 0
-        push {syscall}
+        push \vector
         SAVE_GENERAL
         mov rdi, rsp
         call hv_on_system_call
+    .endm
+
+    # `syscall` from 32-bit code of ring 3, which only guests of the Xen personality can have.
+    .global syscall32_entry
+    .balign 64
+    syscall32_entry:
+        SYSTEM_CALL {syscall32}
+        jmp trap_exit
+
+    # `syscall` from ring 3. The processor put rip in rcx and the flags in r11, and FMASK cleared
+    # AC, DF, TF, NT and IF. The stack is still the guest's.
+    .global syscall_entry
+    .balign 64
+    syscall_entry:
+        SYSTEM_CALL {syscall}
     # The way out for every entry. rsp is at a `Registers` frame of a guest.
     .global trap_exit
     trap_exit:
@@ -65,7 +77,12 @@ core::arch::global_asm!(
         sysretq
     1:
         swapgs
-    # The way back into ring 0, and the last step to ring 3.
+        LOAD_GENERAL
+        add rsp, 16
+    # It faults when a guest's selectors or addresses are bad: `trap_common` makes that the guest's fault.
+    guest_return:
+        iretq
+    # The way back into ring 0.
     trap_return:
         LOAD_GENERAL
         add rsp, 16
@@ -82,9 +99,21 @@ core::arch::global_asm!(
         ENTER_FROM_RING3
         call hv_on_trap
         jmp trap_exit
-    2:  # Ring 0 itself: GS is right already.
+    2:  # Ring 0 itself: GS is right already, unless it was on the last step out.
+        lea rax, [rip + guest_return]
+        cmp [rsp + {rip_offset}], rax
+        je 3f
         call trap_in_ring0
         jmp trap_return
+    3:  # The registers are the guest's, and where it was going stands where ring 0's stack was.
+        swapgs
+        mov rsi, [rsp + {rsp_offset}]
+        lea rdi, [rsp + {rip_offset}]
+        mov ecx, 5
+        rep movsq
+        mov rdi, rsp
+        call hv_on_trap
+        jmp trap_exit
 
     # Vectors on interrupt stacks: they can hit any instruction of ring 0, also before `swapgs`.
     .balign 64
@@ -148,6 +177,9 @@ core::arch::global_asm!(
     stack_selector = const protocol::layout::STACK_SELECTOR,
     code_selector = const protocol::layout::CODE_SELECTOR,
     syscall = const crate::guest::Registers::SYSCALL,
+    syscall32 = const crate::guest::Registers::SYSCALL_32,
+    rip_offset = const core::mem::offset_of!(crate::guest::Registers, rip),
+    rsp_offset = const core::mem::offset_of!(crate::guest::Registers, rsp),
     vector_offset = const core::mem::offset_of!(crate::guest::Registers, vector),
     cs_offset = const core::mem::offset_of!(crate::guest::Registers, cs),
     frame_bytes = const size_of::<crate::guest::Registers>(),
@@ -164,28 +196,45 @@ unsafe extern "C" {
     static trap_stubs: u8;
     /// Where `syscall` leads.
     static syscall_entry: u8;
+    /// Where it leads from 32-bit code.
+    static syscall32_entry: u8;
 }
 
 /// The table that all CPUs share. It is filled before the first CPU loads it.
 static TABLE: spin::Once<[Gate; 256]> = spin::Once::new();
 
+/// A table whose gates lead to ring 0's code by a selector; `ring` says who may raise a vector.
+fn gates(code: u16, ring: impl Fn(u8) -> u64) -> [Gate; 256] {
+    let first = wide((&raw const trap_stubs).addr());
+    core::array::from_fn(|index| {
+        let vector = u8::try_from(index).unwrap_or(0);
+        let handler = first.wrapping_add(u64::from(vector).wrapping_mul(STUB_BYTES));
+        Gate::new(handler, code, stack_of(vector), ring(vector))
+    })
+}
+
+/// The gates that are in force while a vCPU of the Xen personality is loaded.
+#[cfg(feature = "xen")]
+pub(crate) fn xen_gates() -> &'static [Gate; 256] {
+    static TABLE: spin::Once<[Gate; 256]> = spin::Once::new();
+    TABLE.call_once(|| gates(crate::cpu::xen::RING0_CODE, crate::cpu::xen::ring_of))
+}
+
 /// Builds the table once and loads it on this CPU. Returns it for the start-up assertions.
 pub(crate) fn load() -> &'static [Gate; 256] {
-    let table = TABLE.call_once(|| {
-        let first = wide((&raw const trap_stubs).addr());
-        core::array::from_fn(|index| {
-            let vector = u8::try_from(index).unwrap_or(0);
-            let handler = first.wrapping_add(u64::from(vector).wrapping_mul(STUB_BYTES));
-            Gate::new(handler, stack_of(vector), ring_of(vector))
-        })
-    });
+    let table = native_gates();
     // SAFETY: T1 (every gate leads to a stub of this file): the table is static and never changes
     // again.
     unsafe { lidt(&DescriptorTablePointer::new(table)) };
     table
 }
 
-/// The address for the system-call MSR.
-pub(crate) fn system_call_entry() -> u64 {
-    wide((&raw const syscall_entry).addr())
+/// The gates that are in force otherwise.
+pub(crate) fn native_gates() -> &'static [Gate; 256] {
+    TABLE.call_once(|| gates(RING0_CODE, ring_of))
+}
+
+/// The addresses for the system-call MSRs: from 64-bit code, and from 32-bit code.
+pub(crate) fn system_call_entries() -> [u64; 2] {
+    [wide((&raw const syscall_entry).addr()), wide((&raw const syscall32_entry).addr())]
 }

@@ -23,6 +23,8 @@ extern "C" fn trap_in_ring0(registers: &mut Registers) {
         // A non-maskable interrupt: nothing here sends any, and the machine's own ask for nothing.
         2 => {}
         13 | 14 if copy::recover(registers) => {}
+        #[cfg(feature = "xen")]
+        11..=13 if crate::guest::segments::recover(registers) => {}
         13 if cpu::gate::recover(registers) => {}
         FIRST_INTERRUPT..=255 => {
             if let Ok(vector) = u8::try_from(registers.vector) {

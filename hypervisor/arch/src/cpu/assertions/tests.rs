@@ -85,7 +85,7 @@ fn a_wrong_segment_is_found() {
 
 #[test]
 fn an_unpublished_gate_for_ring_3_is_found() {
-    let open = |open: usize| core::array::from_fn(|vector| Gate::new(0, 0, if vector == open { 3 } else { 0 }));
+    let open = |open: usize| core::array::from_fn(|vector| Gate::new(0, 8, 0, if vector == open { 3 } else { 0 }));
     assert!(are_closed(&open(3)));
     assert!(are_closed(&open(256)));
     for vector in [0, 2, 4, 0x80, 255] {
