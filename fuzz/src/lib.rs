@@ -4,11 +4,13 @@
 //! crate, which needs stable Rust only (`cargo xtask fuzz`).
 
 mod calls;
+mod decode;
 mod events;
 mod grants;
 mod image;
 
 pub use calls::calls;
+pub use decode::decode;
 pub use events::events;
 pub use grants::grants;
 pub use image::{image, manifest, policy};
@@ -24,6 +26,7 @@ pub const TARGETS: &[Target] = &[
     ("calls", calls, Vec::new),
     ("events", events, Vec::new),
     ("grants", grants, Vec::new),
+    ("decode", decode, decode::instructions),
 ];
 
 /// Bytes as a stream of small choices; zeros behind its end.

@@ -144,6 +144,26 @@ pub mod selector {
 /// The version that is stated: 4.17, for which the facts were collected.
 pub const VERSION: u64 = (4 << 16) | 17;
 
+/// Leaves of `cpuid`.
+pub mod cpuid {
+    /// The first.
+    pub const LEAF: u32 = 0x4000_0000;
+    /// The last, from the first on.
+    pub const LAST: u32 = 5;
+    /// What the first has in EBX, ECX, EDX.
+    pub const SIGNATURE: [[u8; 4]; 3] = [*b"XenV", *b"MMXe", *b"nVMM"];
+    /// Leaf 2 ECX: `mmu_update` can keep accessed and dirty bits.
+    pub const PRESERVES_AD: u32 = 1;
+    /// Leaf 3 EAX: the time-stamp counter is not the machine's.
+    pub const TSC_EMULATED: u32 = 1;
+    /// Leaf 3 EAX: the machine's counter can be relied on.
+    pub const TSC_RELIABLE: u32 = 2;
+    /// Leaf 3 EBX: each read is answered by the hypervisor.
+    pub const TSC_ALWAYS_EMULATED: u32 = 1;
+    /// Leaf 3 EBX: none is.
+    pub const TSC_NEVER_EMULATED: u32 = 2;
+}
+
 /// Sub-operations of `memory_op`, and where it keeps its progress.
 #[expect(missing_docs, reason = "each is named as in Xen's headers; the personality's page explains them")]
 pub mod memory {

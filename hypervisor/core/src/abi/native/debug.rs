@@ -4,14 +4,14 @@ use protocol::{GuestVirt, Status};
 
 /// Bits of DR7 that a guest can set: the enable bits of four breakpoints, exact matching, and their
 /// kinds and lengths. Not general detect (13), transactional memory (11) or the reserved ones.
-const DR7_ALLOWED: u64 = 0xffff_03ff;
+pub(crate) const DR7_ALLOWED: u64 = 0xffff_03ff;
 /// Bit 10 of DR7 reads as one.
 const DR7_FIXED: u64 = 1 << 10;
 /// Bits of DR6 that a guest sees: four hits, debug access, single step, task switch; the others
 /// read as one.
-const DR6_ALLOWED: u64 = 0xe00f;
+pub(crate) const DR6_ALLOWED: u64 = 0xe00f;
 /// Bits of DR6 that read as one.
-const DR6_FIXED: u64 = 0xffff_0ff0;
+pub(crate) const DR6_FIXED: u64 = 0xffff_0ff0;
 
 /// A vCPU's debug registers as they are loaded with it. Fields are private: no value exists that a
 /// guest could use against ring 0.
