@@ -4,6 +4,7 @@
 pub mod clock;
 pub mod context;
 pub mod cpuid;
+pub mod descriptor;
 pub mod emulate;
 pub mod event;
 pub mod grant;
