@@ -2,6 +2,7 @@
 //! in `protocol::xen`; page tables that such guests write are checked in [`crate::paging`].
 
 pub mod clock;
+pub mod console;
 pub mod context;
 pub mod cpuid;
 pub mod descriptor;
