@@ -23,7 +23,8 @@ pub const PORTS: u32 = 1024;
 /// The port by which the hypervisor's console is reached, from the VM's start.
 pub const CONSOLE: Port = Port(1);
 /// Virtual interrupts that each vCPU has for itself; the others happen once in a VM, at vCPU 0.
-const PER_VCPU: u32 = 1 << event::VIRQ_TIMER | 1 << event::VIRQ_DEBUG | 1 << 7 | 1 << 13;
+const PER_VCPU: u32 =
+    1 << event::VIRQ_TIMER | 1 << event::VIRQ_DEBUG | 1 << event::VIRQ_XENOPROF | 1 << event::VIRQ_XENPMU;
 /// The domain of the hypervisor's services.
 const SERVICES: u16 = 0;
 
