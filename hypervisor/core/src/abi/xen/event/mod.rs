@@ -13,9 +13,10 @@ use alloc::boxed::Box;
 use alloc::vec;
 
 use protocol::xen::structure::EventStatus;
-use protocol::xen::{DOMID_SELF, Errno, event};
+use protocol::xen::{Errno, event};
 use protocol::{Port, VcpuId, VmId};
 
+use super::Domain;
 use crate::addr::convert::index;
 
 /// One above the greatest port of a VM. Port 0 is never given out.
@@ -25,8 +26,6 @@ pub const CONSOLE: Port = Port(1);
 /// Virtual interrupts that each vCPU has for itself; the others happen once in a VM, at vCPU 0.
 const PER_VCPU: u32 =
     1 << event::VIRQ_TIMER | 1 << event::VIRQ_DEBUG | 1 << event::VIRQ_XENOPROF | 1 << event::VIRQ_XENPMU;
-/// The domain of the hypervisor's services.
-const SERVICES: u16 = 0;
 
 /// To do: set the pending bit of `port`, and if that and its mask allow, tell `vcpu`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,18 +77,11 @@ const FREE: Entry = Entry { state: State::Free, vcpu: VcpuId(0) };
 /// All ports of one VM.
 #[derive(Debug)]
 pub struct Ports {
-    /// The VM's number as a domain.
-    own: u16,
+    own: Domain,
     vcpus: u32,
     ports: Box<[Entry]>,
     /// The ports of the virtual interrupts, those of a vCPU together; a global one is with vCPU 0.
     virqs: Box<[Option<Port>]>,
-}
-
-/// The number by which a VM knows itself as a domain.
-#[must_use]
-pub fn domain(vm: VmId) -> u16 {
-    u16::try_from(vm.0.saturating_add(1)).unwrap_or(DOMID_SELF)
 }
 
 impl Ports {
@@ -98,7 +90,7 @@ impl Ports {
     pub fn new(vm: VmId, vcpus: u32) -> Ports {
         let virqs = index(u64::from(vcpus).saturating_mul(u64::from(event::VIRQS)));
         let mut ports = Ports {
-            own: domain(vm),
+            own: Domain::of(vm),
             vcpus,
             ports: vec![FREE; index(u64::from(PORTS))].into_boxed_slice(),
             virqs: vec![None; virqs].into_boxed_slice(),
@@ -119,7 +111,7 @@ impl Ports {
     /// # Errors
     /// `NotPermitted` for another domain.
     pub fn reset_by(&mut self, dom: u16) -> Result<(), Errno> {
-        if !self.is_own(dom) {
+        if !self.own.is(dom) {
             return Err(Errno::NotPermitted);
         }
         self.reset();
@@ -131,10 +123,10 @@ impl Ports {
     /// # Errors
     /// `NotPermitted` in another domain than its own, `NoSpace` when all ports are taken.
     pub fn alloc_unbound(&mut self, dom: u16, remote: u16) -> Result<Port, Errno> {
-        if !self.is_own(dom) {
+        if !self.own.is(dom) {
             return Err(Errno::NotPermitted);
         }
-        let remote = if remote == DOMID_SELF { self.own } else { remote };
+        let remote = if self.own.is(remote) { self.own.number() } else { remote };
         self.take(State::Unbound(remote), VcpuId(0)).ok_or(Errno::NoSpace)
     }
 
@@ -144,10 +136,13 @@ impl Ports {
     /// `NoDomain` for another domain, `Invalid` when that port does not wait for this VM, `NoSpace` when
     /// all ports are taken.
     pub fn bind_interdomain(&mut self, dom: u16, remote: Port) -> Result<Raise, Errno> {
-        if !self.is_own(dom) {
+        if !self.own.is(dom) {
             return Err(Errno::NoDomain);
         }
-        let other = self.entry(remote).filter(|entry| entry.state == State::Unbound(self.own)).ok_or(Errno::Invalid)?;
+        let other = self
+            .entry(remote)
+            .filter(|entry| entry.state == State::Unbound(self.own.number()))
+            .ok_or(Errno::Invalid)?;
         let vcpu = VcpuId(0);
         let port = self.take(State::Local(remote), vcpu).ok_or(Errno::NoSpace)?;
         self.set(remote, Entry { state: State::Local(port), ..other });
@@ -215,7 +210,7 @@ impl Ports {
             State::Free => return Err(Errno::Invalid),
             State::Local(peer) => {
                 if let Some(other) = self.entry(peer) {
-                    self.set(peer, Entry { state: State::Unbound(self.own), ..other });
+                    self.set(peer, Entry { state: State::Unbound(self.own.number()), ..other });
                 }
             }
             State::Virq(virq) => {
@@ -259,15 +254,15 @@ impl Ports {
     /// # Errors
     /// `NotPermitted` in another domain than its own, `Invalid` for a number that no port has.
     pub fn status(&self, dom: u16, port: Port) -> Result<EventStatus, Errno> {
-        if !self.is_own(dom) {
+        if !self.own.is(dom) {
             return Err(Errno::NotPermitted);
         }
         let entry = self.entry(port).ok_or(Errno::Invalid)?;
         let (status, detail) = match entry.state {
             State::Free => (event::STATUS_CLOSED, [0, 0]),
             State::Unbound(remote) => (event::STATUS_UNBOUND, [u32::from(remote), 0]),
-            State::Local(peer) => (event::STATUS_INTERDOMAIN, [u32::from(self.own), peer.0]),
-            State::Console => (event::STATUS_INTERDOMAIN, [u32::from(SERVICES), port.0]),
+            State::Local(peer) => (event::STATUS_INTERDOMAIN, [u32::from(self.own.number()), peer.0]),
+            State::Console => (event::STATUS_INTERDOMAIN, [u32::from(Domain::SERVICES.number()), port.0]),
             State::Virq(virq) => (event::STATUS_VIRQ, [virq, 0]),
             State::Ipi => (event::STATUS_IPI, [0, 0]),
         };
@@ -291,10 +286,6 @@ impl Ports {
     #[must_use]
     pub fn has(&self, port: Port) -> bool {
         self.entry(port).is_some()
-    }
-
-    const fn is_own(&self, dom: u16) -> bool {
-        dom == DOMID_SELF || dom == self.own
     }
 
     /// Takes the lowest free port; nothing when all are taken.

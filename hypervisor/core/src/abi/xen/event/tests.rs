@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::{CONSOLE, PORTS, Ports, Raise, Sent, domain};
+use super::{CONSOLE, PORTS, Ports, Raise, Sent};
+use crate::abi::xen::Domain;
 use protocol::xen::{DOMID_SELF, Errno, event};
 use protocol::{Port, VcpuId, VmId};
 
@@ -145,7 +146,7 @@ fn numbers_that_no_port_has_are_invalid() {
 #[test]
 fn no_other_domain_can_be_named() {
     let mut table = table();
-    assert_eq!(domain(VM), OWN);
+    assert_eq!(Domain::of(VM).number(), OWN);
     let waiting = table.alloc_unbound(OWN, OWN).unwrap();
     for dom in [0, 4, 6, DOMID_SELF - 1, DOMID_SELF + 1, u16::MAX] {
         assert_eq!(table.alloc_unbound(dom, OWN), Err(Errno::NotPermitted));
