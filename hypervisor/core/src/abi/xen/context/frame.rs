@@ -131,27 +131,20 @@ pub fn bounce(from: &Interrupted, mode: Mode, cause: Cause, handler: Handler) ->
 }
 
 /// The registers that the frame shows.
-const fn as_seen(from: &Interrupted, cause: Cause) -> Interrupted {
-    #[expect(clippy::as_conversions, reason = "const code: u16 widens to u64")]
-    const STACK: u64 = selector::DATA as u64;
-    #[expect(clippy::as_conversions, reason = "const code: u16 widens to u64")]
-    const CODE: [u64; 2] = [selector::CODE_32 as u64, selector::CODE_64 as u64];
-    let [code_32, code_64] = CODE;
-    let call = Interrupted { rcx: from.rip, r11: from.rflags, ss: STACK, ..*from };
+fn as_seen(from: &Interrupted, cause: Cause) -> Interrupted {
+    let ss = u64::from(selector::DATA);
+    let call = Interrupted { rcx: from.rip, r11: from.rflags, ss, ..*from };
     match cause {
         Cause::Plain | Cause::Code(_) | Cause::Failsafe(_) => *from,
-        Cause::Syscall => Interrupted { cs: code_64, ..call },
-        Cause::Syscall32 => Interrupted { cs: code_32, ..call },
-        Cause::Sysenter => {
-            Interrupted { cs: 3, ss: STACK, rip: 0, rsp: 0, rflags: from.rflags & !flag::NESTED, ..*from }
-        }
+        Cause::Syscall => Interrupted { cs: u64::from(selector::CODE_64), ..call },
+        Cause::Syscall32 => Interrupted { cs: u64::from(selector::CODE_32), ..call },
+        Cause::Sysenter => Interrupted { cs: 3, ss, rip: 0, rsp: 0, rflags: from.rflags & !flag::NESTED, ..*from },
     }
 }
 
 /// Flags as a guest's kernel sees them: interrupts are on when events are not masked.
-const fn shown_flags(rflags: u64, mask: u8, iopl: u8) -> u64 {
-    #[expect(clippy::as_conversions, reason = "const code: u8 widens to u64")]
-    let level = (iopl & 3) as u64;
+fn shown_flags(rflags: u64, mask: u8, iopl: u8) -> u64 {
+    let level = u64::from(iopl & 3);
     let interrupts = if mask == 0 { flag::INTERRUPTS } else { 0 };
     (harmless_flags(rflags) & !flag::INTERRUPTS) | interrupts | (level << IOPL_SHIFT)
 }
