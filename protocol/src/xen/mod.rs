@@ -342,6 +342,12 @@ pub mod grant {
     pub const MAP_READ_ONLY: u32 = 4;
     pub const MAP_APPLICATION: u32 = 8;
     pub const MAP_CONTAINS_PTE: u32 = 16;
+    /// Where the bits begin that go to an entry's available bits.
+    pub const MAP_AVAILABLE_SHIFT: u32 = 16;
+    /// Entries of a frame of a table of version 1.
+    pub const ENTRIES: u32 = 512;
+    /// The version that is served.
+    pub const VERSION: u32 = 1;
     pub const COPY_SOURCE_GRANT: u16 = 1;
     pub const COPY_TARGET_GRANT: u16 = 2;
     pub const OKAY: i16 = 0;
