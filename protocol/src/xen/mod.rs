@@ -331,6 +331,8 @@ pub mod event {
     pub const PORTS: u32 = 4096;
     pub const VIRQ_TIMER: u32 = 0;
     pub const VIRQ_DEBUG: u32 = 1;
+    pub const VIRQ_XENOPROF: u32 = 7;
+    pub const VIRQ_XENPMU: u32 = 13;
     pub const VIRQS: u32 = 24;
     pub const STATUS_CLOSED: u32 = 0;
     pub const STATUS_UNBOUND: u32 = 1;
@@ -360,6 +362,12 @@ pub mod grant {
     pub const MAP_READ_ONLY: u32 = 4;
     pub const MAP_APPLICATION: u32 = 8;
     pub const MAP_CONTAINS_PTE: u32 = 16;
+    /// Where the bits begin that go to an entry's available bits.
+    pub const MAP_AVAILABLE_SHIFT: u32 = 16;
+    /// Entries of a frame of a table of version 1.
+    pub const ENTRIES: u32 = 512;
+    /// The version that is served.
+    pub const VERSION: u32 = 1;
     pub const COPY_SOURCE_GRANT: u16 = 1;
     pub const COPY_TARGET_GRANT: u16 = 2;
     pub const OKAY: i16 = 0;
@@ -392,6 +400,27 @@ pub mod console {
 pub mod entry {
     /// A page of the guest's kernel: its U bit was clear when the guest wrote it.
     pub const GUEST_KERNEL: u64 = 1 << 52;
+}
+
+/// Flags of a trap's entry.
+pub mod trap {
+    /// Which modes may raise it by an instruction: those of this level and above.
+    pub const LEVEL: u8 = 3;
+    /// Events are masked when its handler begins.
+    pub const MASK_EVENTS: u8 = 4;
+    /// The trap that a non-maskable interrupt is.
+    pub const NMI: u8 = 2;
+}
+
+/// Flags of a vCPU that is started.
+#[expect(missing_docs, reason = "each is named as in Xen's headers; the personality's page explains them")]
+pub mod context {
+    pub const FPU_VALID: u64 = 1;
+    pub const IN_KERNEL: u64 = 1 << 2;
+    pub const FAILSAFE_MASKS_EVENTS: u64 = 1 << 3;
+    pub const SYSCALL_MASKS_EVENTS: u64 = 1 << 4;
+    /// Most entries of a local descriptor table.
+    pub const LDT_ENTRIES: u64 = 8192;
 }
 
 /// Flag of an `iret`: the frame is of a system call, so rcx and r11 need not be restored.

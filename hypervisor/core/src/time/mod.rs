@@ -13,7 +13,8 @@ pub const SECOND: u64 = 1_000_000_000;
 /// The rate of a counter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Scale {
-    /// Nanoseconds per tick, 32.32, rounded down.
+    /// Nanoseconds per tick, 32.32, rounded down to 32 significant bits: clocks that a Xen guest reads
+    /// have no more, and all clocks of a machine shall run alike for years.
     multiplier: u64,
     /// Ticks per nanosecond, 32.32, rounded up against `multiplier`.
     inverse: u64,
@@ -26,9 +27,21 @@ impl Scale {
     pub fn new(hz: u64) -> Option<Scale> {
         let multiplier = (u128::from(SECOND) << 32).checked_div(u128::from(hz))?;
         let multiplier = u64::try_from(multiplier).ok()?;
+        let excess = 32_u32.saturating_sub(multiplier.leading_zeros());
+        let multiplier = multiplier.unbounded_shr(excess).unbounded_shl(excess);
         let inverse =
             (1_u128 << 64).checked_add(u128::from(multiplier).checked_sub(1)?)?.checked_div(u128::from(multiplier))?;
         Some(Scale { multiplier, inverse: u64::try_from(inverse).ok()? })
+    }
+
+    /// The multiplier as a fraction of 32 bits, the highest of them set, and the power of two to take it
+    /// times.
+    #[must_use]
+    pub fn normalised(self) -> (u32, i8) {
+        let bits = u64::BITS.wrapping_sub(self.multiplier.leading_zeros());
+        let fraction = self.multiplier.unbounded_shl(32_u32.saturating_sub(bits)) >> bits.saturating_sub(32);
+        let shift = i8::try_from(bits).unwrap_or_default().wrapping_sub(32);
+        (u32::try_from(fraction).unwrap_or(u32::MAX), shift)
     }
 
     /// Nanoseconds of `ticks`, rounded down.
@@ -135,6 +148,12 @@ impl VmClock {
     #[must_use]
     pub fn starting_at(clock: Clock, tsc: u64, source: TimeSource) -> VmClock {
         VmClock { scale: clock.scale, tsc_base: tsc, started_ns: clock.at(tsc), source }
+    }
+
+    /// Its rate, and what the counter read at the VM's start.
+    #[must_use]
+    pub const fn origin(self) -> (Scale, u64) {
+        (self.scale, self.tsc_base)
     }
 
     /// The VM's time when the counter reads `tsc`: what the guest computes from its time page.

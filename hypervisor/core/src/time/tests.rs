@@ -44,6 +44,19 @@ fn a_day_is_exact_to_a_microsecond() {
 }
 
 #[test]
+fn the_normalised_multiplier_is_the_whole_one() {
+    for hz in RATES.into_iter().chain([1, 2_000_000_000, 2_000_000_001, 10_000_000_000, 1 << 60]) {
+        let scale = Scale::new(hz).unwrap();
+        let (fraction, shift) = scale.normalised();
+        assert!(fraction >= 1 << 31, "{hz}");
+        let whole = if shift < 0 { u64::from(fraction) >> -shift } else { u64::from(fraction) << shift };
+        assert_eq!(whole, scale.multiplier, "{hz}");
+        let exact = (u128::from(SECOND) << 32) / u128::from(hz);
+        assert!(exact - u128::from(whole) <= exact >> 31, "{hz}");
+    }
+}
+
+#[test]
 fn conversions_saturate() {
     let slow = Scale::new(1_193_182).unwrap();
     assert_eq!(slow.nanoseconds(u64::MAX), u64::MAX);
