@@ -3,7 +3,7 @@
 
 use protocol::flags::MapFlags;
 use protocol::layout::{CHANNEL_STRIDE, PAGE_SIZE, PHYSMAP, limit};
-use protocol::manifest::{ChannelManifest, Manifest, OnCrash, Segment, VmManifest};
+use protocol::manifest::{ChannelManifest, Manifest, OnCrash, Personality, Segment, VmManifest};
 use protocol::processor::{ProcessorFeatures, reserved};
 use protocol::version::CURRENT;
 use protocol::{GuestVirt, VmId};
@@ -11,7 +11,7 @@ use protocol::{GuestVirt, VmId};
 use super::error::{Problem, Subject, ensure, within};
 use super::image::Payloads;
 use super::plan::Plan;
-use crate::addr::convert::wide;
+use crate::addr::convert::{index, wide};
 use crate::frame::NUMBER_END;
 use crate::policy::{Monitor, Operation};
 
@@ -80,7 +80,13 @@ fn check_vm(vm: &VmManifest, payloads: Payloads<'_>) -> Result<(), Problem> {
     within("it has # ranges of ports; # to # are possible", wide(vm.ports.len()), 0, limit::PORT_RANGES.into())?;
     let agrees = vm.processor.features(ProcessorFeatures::all()).is_ok();
     ensure(agrees, "its processor policy adds a feature and hides it, or one that it needs", &[])?;
-    check_native(vm, payloads)
+    match vm.personality {
+        Personality::Native => check_native(vm, payloads),
+        #[cfg(feature = "xen")]
+        Personality::Xen(kernel) => super::xen::check::check(vm, kernel, payloads),
+        #[cfg(not(feature = "xen"))]
+        Personality::Xen(_) => Err(Problem::new("it speaks Xen's ABI, which this hypervisor was built without", &[])),
+    }
 }
 
 /// Checks what only a native VM must keep.
@@ -97,7 +103,7 @@ fn check_native(vm: &VmManifest, payloads: Payloads<'_>) -> Result<(), Problem> 
     check_segments(vm, payloads, "the segment at @ lies where no guest kernel may lie", |address, bytes| {
         address >= first && GuestVirt(address).is_guest_range(bytes)
     })?;
-    let is_entered = entered(vm).is_some_and(|segment| segment.flags.contains(MapFlags::EXECUTE));
+    let is_entered = containing(vm, vm.entry).is_some_and(|segment| segment.flags.contains(MapFlags::EXECUTE));
     ensure(is_entered, "its entry @ is in no executable segment", &[vm.entry])?;
     check_modules(vm, payloads, limit::MODULES)?;
     let needed = Plan::of(vm).first_free.0;
@@ -145,10 +151,10 @@ pub(super) fn check_segments(
     Ok(())
 }
 
-/// The segment that the entry is in.
-pub(super) fn entered(vm: &VmManifest) -> Option<&Segment> {
+/// The segment that an address is in.
+pub(super) fn containing(vm: &VmManifest, address: u64) -> Option<&Segment> {
     vm.segments.iter().find(|segment| {
-        let offset = vm.entry.checked_sub(segment.address);
+        let offset = address.checked_sub(segment.address);
         offset.is_some_and(|offset| offset < segment.memory_bytes)
     })
 }
@@ -205,6 +211,11 @@ fn check_channel(manifest: &Manifest, channel: &ChannelManifest) -> Result<(), P
     let numbers @ [first, second] = channel.ends.map(u64::from);
     let are_vms = first != second && numbers.iter().all(|end| *end < wide(manifest.vms.len()));
     ensure(are_vms, "its ends # and # are not two VMs of the system", &numbers)?;
+    for end in channel.ends {
+        let vm = manifest.vms.get(index(end.into()));
+        let is_native = vm.is_some_and(|vm| vm.personality == Personality::Native);
+        ensure(is_native, "its end # is a VM that speaks Xen's ABI and can have no channel", &[end.into()])?;
+    }
     within("it has # frames; # to # are possible", channel.frames, 0, CHANNEL_STRIDE / PAGE_SIZE)
 }
 
