@@ -40,6 +40,8 @@ pub struct Store {
 pub struct FakeMemory {
     frames: RefCell<Vec<Box<[u8; FRAME_BYTES]>>>,
     stores: RefCell<Vec<Store>>,
+    #[cfg(feature = "xen")]
+    flushes: core::cell::Cell<u64>,
 }
 
 impl FakeMemory {
@@ -49,12 +51,20 @@ impl FakeMemory {
         FakeMemory {
             frames: RefCell::new(vec![Box::new([0xa5; FRAME_BYTES]); frames]),
             stores: RefCell::new(Vec::new()),
+            #[cfg(feature = "xen")]
+            flushes: core::cell::Cell::new(0),
         }
     }
 
     /// The stores since the last call, in order.
     pub fn take_stores(&self) -> Vec<Store> {
         self.stores.take()
+    }
+
+    /// Flushes since the last call.
+    #[cfg(feature = "xen")]
+    pub fn take_flushes(&self) -> u64 {
+        self.flushes.take()
     }
 
     /// A copy of a frame.
@@ -90,6 +100,26 @@ impl TableMemory for FakeMemory {
     fn write(&self, frame: Mfn, offset: usize, bytes: &[u8]) {
         let mut frames = self.frames.borrow_mut();
         frames[index(frame.0)][offset..offset + bytes.len()].copy_from_slice(bytes);
+    }
+}
+
+#[cfg(feature = "xen")]
+impl crate::paging::GuestTables for FakeMemory {
+    fn compare_exchange(&self, table: Mfn, word: usize, old: u64, entry: ValidEntry) -> Result<(), u64> {
+        let actual = self.load(table, word);
+        if actual != old {
+            return Err(actual);
+        }
+        self.store(table, word, entry);
+        Ok(())
+    }
+
+    fn store_word(&self, frame: Mfn, word: usize, value: u64) {
+        self.write(frame, word * 8, &value.to_le_bytes());
+    }
+
+    fn flush(&self) {
+        self.flushes.set(self.flushes.get() + 1);
     }
 }
 

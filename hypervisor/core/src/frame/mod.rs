@@ -9,6 +9,8 @@
 //! It does not touch the frames: who claims one clears it before anybody else sees it.
 
 mod record;
+#[cfg(feature = "xen")]
+pub mod typed;
 
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -114,6 +116,7 @@ impl<'a> FrameTable<'a> {
                 if record.references() == 0 { Ok(Record::of(to, number)) } else { Err(Status::Busy) }
             },
         )
+        .map(drop)
     }
 
     /// Counts one more reference to a frame of a class.
@@ -127,6 +130,7 @@ impl<'a> FrameTable<'a> {
             let room = record.references() < MAX_REFERENCES;
             if room { Ok(Record(record.0.wrapping_add(1))) } else { Err(Status::QuotaExceeded) }
         })
+        .map(drop)
     }
 
     /// Counts one reference less.
@@ -139,6 +143,7 @@ impl<'a> FrameTable<'a> {
             let some = record.references() != 0;
             if some { Ok(Record(record.0.wrapping_sub(1))) } else { Err(Status::InvalidArgument) }
         })
+        .map(drop)
     }
 
     /// The number of a frame of a class.
@@ -174,12 +179,18 @@ impl<'a> FrameTable<'a> {
         (word, Record(word).owner(), Record(word).kind())
     }
 
-    /// The one place that changes a record: to what `next` says, if the frame is of the class.
+    /// The one place that changes a record: to what `next` says, if the frame is of the class. What it
+    /// was.
     ///
     /// # Errors
     /// [`Status::InvalidArgument`] when it is not, or what `next` says.
     #[inline(always)]
-    fn update(&self, frame: Mfn, class: Class, next: impl Fn(Record) -> Result<Record, Status>) -> Result<(), Status> {
+    fn update(
+        &self,
+        frame: Mfn,
+        class: Class,
+        next: impl Fn(Record) -> Result<Record, Status>,
+    ) -> Result<Record, Status> {
         let slot = self.records.get(index(frame.0)).ok_or(Status::InvalidArgument)?;
         loop {
             let record = Record(slot.load(Ordering::Acquire));
@@ -188,7 +199,7 @@ impl<'a> FrameTable<'a> {
             }
             let next = next(record)?;
             if slot.compare_exchange(record.0, next.0, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-                return Ok(());
+                return Ok(record);
             }
         }
     }

@@ -3,9 +3,9 @@
 use protocol::VmId;
 
 /// Bits of the reference count.
-const REFERENCE_BITS: u32 = 24;
+pub(super) const REFERENCE_BITS: u32 = 24;
 /// Bits of the number.
-const NUMBER_BITS: u32 = 29;
+pub(super) const NUMBER_BITS: u32 = 29;
 /// Bits of the owner.
 const OWNER_BITS: u32 = 7;
 
@@ -42,6 +42,8 @@ pub enum Kind {
     Channel = 7,
     /// Kept for a VM that is down, so that it can be built again; all zero.
     Kept = 8,
+    /// Memory of a VM that writes its own page tables; the number is what it is used as (`typed`).
+    Paged = 9,
 }
 
 /// Owner and kind of a frame as they stand in a record, worked out once for many comparisons.
@@ -107,7 +109,8 @@ impl Record {
             5 => Kind::FrameList,
             6 => Kind::Shared,
             7 => Kind::Channel,
-            _ => Kind::Kept,
+            8 => Kind::Kept,
+            _ => Kind::Paged,
         }
     }
 }

@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering;
 use protocol::{Status, VmId};
 
 /// Every kind.
-pub(crate) const KINDS: [Kind; 9] = [
+pub(crate) const KINDS: [Kind; 10] = [
     Kind::Reserved,
     Kind::Free,
     Kind::Pool,
@@ -16,6 +16,7 @@ pub(crate) const KINDS: [Kind; 9] = [
     Kind::Shared,
     Kind::Channel,
     Kind::Kept,
+    Kind::Paged,
 ];
 
 /// For audits.

@@ -3,12 +3,18 @@
 //! What an entry can be is decided here and nowhere else: its fields are private, and
 //! [`super::TableMemory::store`] takes nothing but a [`ValidEntry`]. Exactly these bits are ever
 //! set: present, writable, user, accessed, dirty (on writable leaves), page size, the software bits
-//! 9 to 11 and 52 to 58, no-execute, and a frame number. Cacheability and global bits never are.
+//! 9 to 11 and 52 to 58, no-execute, and a frame number. Cacheability and global bits never are, in an
+//! entry that is present. Entries that a guest wrote ([`ValidEntry::written`]) can also be dirty
+//! whatever they are, and have bits 59 to 62, which no processor here gives a meaning.
 
 use protocol::flags::MapFlags;
 use protocol::layout::LARGE_PAGE_FRAMES;
+#[cfg(feature = "xen")]
+use protocol::xen::entry::GUEST_KERNEL;
 
 use crate::addr::Mfn;
+#[cfg(feature = "xen")]
+use crate::frame::typed::Level;
 
 /// Bit 0: the entry counts.
 pub const PRESENT: u64 = 1 << 0;
@@ -22,6 +28,12 @@ pub const ACCESSED: u64 = 1 << 5;
 pub const DIRTY: u64 = 1 << 6;
 /// Bit 7: a large page, in a second-level entry.
 pub const LARGE: u64 = 1 << 7;
+/// Bits 3 and 4: how it is cached. In an entry of level 1, so is bit 7.
+#[cfg(feature = "xen")]
+const UNCACHED: u64 = 3 << 3;
+/// Bit 8: the page is shown in all address spaces.
+#[cfg(feature = "xen")]
+const GLOBAL: u64 = 1 << 8;
 /// Bit 63.
 pub const NO_EXECUTE: u64 = 1 << 63;
 
@@ -56,6 +68,18 @@ impl LeafKind {
             }
         }
     }
+}
+
+/// Why a guest's word cannot stand in a page table.
+#[cfg(feature = "xen")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BadWord {
+    /// Bits that the level does not allow, or memory named by a word that is not present.
+    Flags,
+    /// A frame number behind the end of memory.
+    Beyond,
+    /// The frame number of all ones.
+    NoFrame,
 }
 
 /// An entry that may stand in a page table.
@@ -107,6 +131,46 @@ impl ValidEntry {
     pub(super) fn with_rights(leaf: Leaf, flags: MapFlags) -> ValidEntry {
         let keep = leaf.0 & !(WRITABLE | DIRTY | NO_EXECUTE);
         ValidEntry(keep | rights(flags))
+    }
+
+    /// What stands in a table of a level when a guest wrote `word`, if that may be. The frame is no more
+    /// than a number below `frames`: who may map it is decided elsewhere.
+    ///
+    /// Every page and table is for ring 3; that the guest meant a page of its kernel stays in bit 52.
+    /// A page that is shown to all address spaces is not: it would outlive the change to another VM.
+    ///
+    /// # Errors
+    /// What is wrong. A word that is not present must not name memory, since some processors read
+    /// through it speculatively.
+    #[cfg(feature = "xen")]
+    #[inline(always)]
+    pub(crate) fn written(level: Level, word: u64, frames: u64) -> Result<ValidEntry, BadWord> {
+        let frame = (word & FRAME_MASK) >> FRAME_SHIFT;
+        if word & PRESENT == 0 {
+            let is_safe = frame == 0 || frame >= frames;
+            return if is_safe { Ok(ValidEntry(word)) } else { Err(BadWord::Flags) };
+        }
+        let (forbidden, adjusted) = match level {
+            Level::L1 => {
+                let kernel = if word & USER == 0 { GUEST_KERNEL } else { 0 };
+                (UNCACHED | LARGE, word & !GLOBAL | USER | kernel)
+            }
+            Level::L2 | Level::L3 => (UNCACHED | LARGE | GLOBAL, word | USER),
+            Level::L4 => (UNCACHED | LARGE | GLOBAL, word | USER | ACCESSED),
+        };
+        if word & forbidden != 0 {
+            return Err(BadWord::Flags);
+        }
+        if frame >= frames {
+            return Err(if frame == FRAME_END.wrapping_sub(1) { BadWord::NoFrame } else { BadWord::Beyond });
+        }
+        Ok(ValidEntry(adjusted))
+    }
+
+    /// A table for a root's hypervisor slot whose pages ring 3 may read.
+    #[cfg(feature = "xen")]
+    pub(crate) fn shown_table(frame: Mfn) -> Option<ValidEntry> {
+        ValidEntry::new(frame, PRESENT | USER | ACCESSED | NO_EXECUTE)
     }
 
     /// The word that the CPU reads.
@@ -166,6 +230,13 @@ impl Leaf {
     #[inline(always)]
     pub const fn frame(self) -> Mfn {
         Mfn((self.0 & FRAME_MASK) >> FRAME_SHIFT)
+    }
+
+    /// Whether it can be written.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_writable(self) -> bool {
+        self.0 & WRITABLE != 0
     }
 
     /// How it is mapped, without page size.

@@ -22,7 +22,7 @@ mod frames;
 mod grants;
 mod list;
 mod map;
-mod pool;
+pub(crate) mod pool;
 #[cfg(feature = "recount")]
 mod recount;
 mod spaces;

@@ -8,7 +8,7 @@ use crate::frame::{Class, FrameTable, Kind};
 
 /// A list of frames; the last one given is taken first.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Pool {
+pub(crate) struct Pool {
     class: Class,
     /// The first frame; 0 when empty.
     head: u64,
@@ -17,18 +17,18 @@ pub(super) struct Pool {
 
 impl Pool {
     /// An empty pool of a VM.
-    pub(super) const fn new(vm: VmId) -> Pool {
+    pub(crate) const fn new(vm: VmId) -> Pool {
         Pool { class: Class::new(Some(vm), Kind::Pool), head: 0, free: 0 }
     }
 
     /// How many frames it holds.
-    pub(super) const fn free(&self) -> u64 {
+    pub(crate) const fn free(&self) -> u64 {
         self.free
     }
 
     /// The first frame; 0 when empty.
     #[cfg(feature = "recount")]
-    pub(super) const fn head(&self) -> Mfn {
+    pub(crate) const fn head(&self) -> Mfn {
         Mfn(self.head)
     }
 
@@ -36,7 +36,7 @@ impl Pool {
     ///
     /// # Errors
     /// [`Status::InvalidArgument`] or [`Status::Busy`].
-    pub(super) fn give(&mut self, frames: &FrameTable<'_>, frame: Mfn, from: Class) -> Result<(), Status> {
+    pub(crate) fn give(&mut self, frames: &FrameTable<'_>, frame: Mfn, from: Class) -> Result<(), Status> {
         frames.change(frame, from, self.class, self.head)?;
         self.head = frame.0;
         self.free = self.free.saturating_add(1);
@@ -47,7 +47,7 @@ impl Pool {
     ///
     /// # Errors
     /// [`Status::QuotaExceeded`] when there is none.
-    pub(super) fn take(&mut self, frames: &FrameTable<'_>, to: Class, number: u64) -> Result<Mfn, Status> {
+    pub(crate) fn take(&mut self, frames: &FrameTable<'_>, to: Class, number: u64) -> Result<Mfn, Status> {
         let frame = Mfn(self.head);
         let next = frames.number(frame, self.class).ok_or(Status::QuotaExceeded)?;
         frames.change(frame, self.class, to, number)?;
