@@ -11,7 +11,6 @@ use protocol::layout::PAGE_SIZE;
 use protocol::manifest::{Segment, VmManifest, XenKernel};
 
 use super::super::plan::Piece;
-use crate::addr::convert::wide;
 use crate::space::FrameList;
 
 /// The first mapping ends at a multiple of so many frames: 4 MiB.
@@ -19,7 +18,7 @@ pub(super) const MAPPING_FRAMES: u64 = 1024;
 /// Free frames at the end of the first mapping, at least: 512 KiB.
 const SLACK_FRAMES: u64 = 128;
 /// Slots of a table.
-const SLOTS: u64 = 512;
+pub(super) const SLOTS: u64 = 512;
 /// Level of the pages themselves, where tables have 1 to 4.
 pub(super) const PAGES: u32 = 0;
 /// Level of the tables that the root leads to.

@@ -1,4 +1,4 @@
-use protocol::layout::{HYPERVISOR_START, KERNEL_END, KERNEL_START, PAGE_SIZE};
+use protocol::layout::{HYPERVISOR_START, KERNEL_START, PAGE_SIZE};
 use protocol::manifest::{ChannelManifest, Manifest, Module, Personality, VmManifest, XenKernel};
 use protocol::processor::PortRange;
 use protocol::version::WireVersion;
