@@ -1,5 +1,5 @@
 use core::cell::Cell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use protocol::layout::PAGE_SIZE;
@@ -219,11 +219,43 @@ fn check_mapping(machine: TestMachine<'_>, memory: &XenMemory, base: u64) {
     assert_eq!(walk(machine, memory.root, info.pt_base).unwrap().0, memory.root);
 }
 
+/// Every reference that a frame has comes from an entry of a validated table, or is one of those that the builder takes.
+fn check_counts(machine: TestMachine<'_>, memory: &XenMemory) {
+    let used = |frame| machine.frames.typed(frame, class(Kind::Paged));
+    let frames = || (0..machine.frames.frames()).map(Mfn).filter(|frame| used(*frame).is_some());
+    let mut found: BTreeMap<Mfn, (u64, Vec<Type>)> = frames().map(|frame| (frame, (0, Vec::new()))).collect();
+    let mut count = |frame, by: Option<Type>| {
+        let entry = found.get_mut(&frame).unwrap();
+        entry.0 += 1;
+        entry.1.extend(by);
+    };
+    [memory.shared_info, memory.console].into_iter().for_each(|frame| count(frame, Some(Type::Writable)));
+    // The pin, and the first vCPU.
+    (0..2).for_each(|_| count(memory.root, Some(Type::Table(Level::L4))));
+    for table in frames().filter(|frame| used(*frame).unwrap().is_validated()) {
+        let Type::Table(level) = used(table).unwrap().current() else { panic!("only tables are validated") };
+        for (slot, word) in machine.tables.words(table).into_iter().enumerate() {
+            let is_own = level == Level::L4 && (256..272).contains(&slot);
+            if word & PRESENT != 0 && !is_own {
+                let page = (word & WRITABLE != 0).then_some(Type::Writable);
+                count(frame_of(word), level.below().map_or(page, |below| Some(Type::Table(below))));
+            }
+        }
+    }
+    for (frame, (references, types)) in found {
+        let used = used(frame).unwrap();
+        assert!(types.iter().all(|by| *by == used.current()), "{frame:?} is {used:?}, wanted {types:?}");
+        let counts = (used.references(), used.count());
+        assert_eq!(counts, (references, u64::try_from(types.len()).unwrap()), "{frame:?}");
+    }
+}
+
 /// Everything that holds of a VM that was just built.
 fn check(machine: TestMachine<'_>, memory: &XenMemory, image: &SystemImage<'_>) {
     let manifest = &image.manifest().vms[0];
     let Personality::Xen(kernel) = manifest.personality else { panic!("a Xen VM") };
     check_lists(machine, memory);
+    check_counts(machine, memory);
     check_mapping(machine, memory, kernel.virt_base);
     for segment in &manifest.segments {
         let mut bytes = Vec::new();
