@@ -77,6 +77,12 @@ impl Job {
         job
     }
 
+    /// The table that it is about.
+    #[cfg(test)]
+    pub(super) fn subject(&self) -> Option<(Mfn, Level)> {
+        self.steps[0].map(|step| (step.table, step.level))
+    }
+
     fn push(&mut self, table: Mfn, level: Level, mode: Mode) {
         let next = if mode == Mode::Validate { 0 } else { ENTRIES };
         // Levels fall strictly, so there is room.

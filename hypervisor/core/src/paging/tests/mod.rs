@@ -1,7 +1,17 @@
-//! Tests of the page-table engine: `clauses` has the single cases.
-#![expect(clippy::arithmetic_side_effects, reason = "test code: numbers are small and a wrong one fails the test")]
+//! Tests of the page-table engine: `clauses` has the single cases; `specification` says naively what every
+//! call must do, `machine` has CPUs with caches, `world` compares the engine with both, and `random`
+//! drives them.
+#![expect(
+    clippy::arithmetic_side_effects,
+    clippy::missing_errors_doc,
+    reason = "test code: numbers are small and a wrong one fails the test"
+)]
 
 mod clauses;
+mod machine;
+mod random;
+mod specification;
+mod world;
 
 use super::{GuestTables, Paging};
 use crate::addr::Mfn;
