@@ -436,5 +436,8 @@ pub mod start_flag {
 /// First bytes of a start info.
 pub const START_MAGIC: &[u8; 14] = b"xen-3.0-x86_64";
 
+/// The event port of a VM's console from its start.
+pub const CONSOLE_PORT: u32 = 2;
+
 /// Most bytes of a command line, without the zero behind it.
 pub const COMMAND_LINE: usize = 1023;

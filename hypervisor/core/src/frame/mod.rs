@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! * Every change of a record is one compare-exchange, so two CPUs never both win a frame.
-//! * Kind, owner and number change only while the reference count is zero.
+//! * Kind and owner change only while the reference count is zero, and so does a number that says which
+//!   frame it is; but for [`FrameTable::take_back`], whose VM is gone.
 //! * A count that is full refuses a reference; it never wraps.
 //! * Frame 0 and frames behind the table's end are never handed out.
 //!
@@ -163,6 +164,25 @@ impl<'a> FrameTable<'a> {
             }
         }
         (end < self.frames()).then_some(Mfn(end))
+    }
+
+    /// Whether a VM has one of these frames, whatever for.
+    #[cfg(feature = "xen")]
+    pub(crate) fn has_any(&self, vm: VmId, frames: Range<Mfn>) -> bool {
+        let end = frames.end.0.min(self.frames());
+        let records = self.records.get(index(frames.start.0)..index(end)).unwrap_or_default();
+        records.iter().any(|record| Record(record.load(Ordering::Acquire)).is_of(vm))
+    }
+
+    /// Takes a frame back from a VM that is gone, whatever in the VM refers to it: it becomes one that is
+    /// kept. Whether it was of a kind that a VM writing its own page tables has.
+    #[cfg(feature = "xen")]
+    pub(crate) fn take_back(&self, frame: Mfn, vm: VmId) -> bool {
+        let kept = Record::of(Class::new(Some(vm), Kind::Kept), 0);
+        self.has_any(vm, frame..frame.offset(1))
+            && [Kind::Paged, Kind::Table, Kind::Shared, Kind::Pool]
+                .into_iter()
+                .any(|kind| self.update(frame, Class::new(Some(vm), kind), |_| Ok(kept)).is_ok())
     }
 
     /// The record of a frame, if it is of a class.

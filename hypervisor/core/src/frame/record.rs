@@ -84,6 +84,13 @@ impl Record {
         self.0 >> OWNER_SHIFT == class.0
     }
 
+    /// Whether a VM owns the frame.
+    #[cfg(feature = "xen")]
+    pub(super) const fn is_of(self, vm: VmId) -> bool {
+        let owner = (1 << OWNER_BITS) - 1;
+        (self.0 >> OWNER_SHIFT) & owner == Class::new(Some(vm), Kind::Reserved).0 & owner
+    }
+
     pub(super) const fn number(self) -> u64 {
         (self.0 >> NUMBER_SHIFT) & (NUMBER_END - 1)
     }

@@ -182,3 +182,40 @@ fn two_cpus_never_both_get_a_frame() {
     assert_eq!(all.len(), claimed);
     assert_eq!(table.count(DATA), u64::try_from(claimed).unwrap());
 }
+
+#[test]
+#[cfg(feature = "xen")]
+fn a_frame_is_taken_back_from_its_vm_only_and_whatever_refers_to_it() {
+    let records = records(32);
+    let table = free_table(&records);
+    for kind in KINDS {
+        let class = Class::new(VM, kind);
+        let frame = table.claim_run(Class::FREE, class, 9, (1, 1)).unwrap();
+        table.add_reference(frame, class).unwrap();
+        assert!(!table.take_back(frame, VmId(6)));
+        let is_taken = matches!(kind, Kind::Paged | Kind::Table | Kind::Shared | Kind::Pool);
+        assert_eq!(table.take_back(frame, VmId(5)), is_taken, "{kind:?}");
+        let kept = Class::new(VM, Kind::Kept);
+        if is_taken {
+            assert_eq!((table.number(frame, kept), table.references(frame, kept)), (Some(0), Some(0)));
+        } else {
+            assert_eq!((table.number(frame, class), table.references(frame, class)), (Some(9), Some(1)));
+        }
+    }
+    assert!(!table.take_back(Mfn(31), VmId(5)) && !table.take_back(Mfn(0), VmId(5)));
+    assert!(!table.take_back(Mfn(32), VmId(5)) && !table.take_back(Mfn(u64::MAX), VmId(5)));
+}
+
+#[test]
+#[cfg(feature = "xen")]
+fn a_vm_has_frames_of_a_range_whatever_they_are_for() {
+    for kind in KINDS {
+        let records = records(64);
+        let table = free_table(&records);
+        table.reserve(Mfn(1)..Mfn(20));
+        assert_eq!(table.claim_run(Class::FREE, Class::new(VM, kind), 0, (1, 1)), Some(Mfn(20)));
+        let has = |vm, start, end| table.has_any(VmId(vm), Mfn(start)..Mfn(end));
+        assert!(has(5, 0, 64) && has(5, 20, 21) && has(5, 20, u64::MAX) && has(5, 0, 21));
+        assert!(!has(5, 0, 20) && !has(5, 21, 64) && !has(5, 64, 99) && !has(5, 99, 64) && !has(6, 0, 64));
+    }
+}

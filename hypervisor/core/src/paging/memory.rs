@@ -9,7 +9,7 @@ use crate::addr::Mfn;
 use crate::addr::convert::index;
 use crate::frame::Class;
 use crate::frame::typed::Level;
-use crate::space::Machine;
+use crate::space::{Machine, TableMemory};
 
 impl Paging {
     /// Whether a frame is memory of the VM.
@@ -37,6 +37,14 @@ impl Paging {
         self.pool.give(machine.frames, frame, from)?;
         machine.tables.clear(frame);
         Ok(())
+    }
+
+    /// Takes one of them for another use; it is clear.
+    ///
+    /// # Errors
+    /// [`Status::QuotaExceeded`] when there is none.
+    pub(crate) fn take(&mut self, machine: Machine<'_, impl TableMemory>, to: Class) -> Result<Mfn, Status> {
+        self.pool.take(machine.frames, to, 0)
     }
 
     /// The call `memory_op`, decrease reservation, for one frame.

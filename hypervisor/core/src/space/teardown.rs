@@ -29,7 +29,7 @@ pub enum Teardown {
 pub struct Remains {
     /// The frame list's first frame.
     pub list: Mfn,
-    /// The time page.
+    /// The time page; of a VM that speaks Xen's ABI its shared info.
     pub time_page: Mfn,
 }
 

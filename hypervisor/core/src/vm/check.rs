@@ -3,7 +3,7 @@
 
 use protocol::flags::MapFlags;
 use protocol::layout::{CHANNEL_STRIDE, PAGE_SIZE, PHYSMAP, limit};
-use protocol::manifest::{ChannelManifest, Manifest, OnCrash, Segment, VmManifest};
+use protocol::manifest::{ChannelManifest, Manifest, OnCrash, Personality, Segment, VmManifest};
 use protocol::processor::{ProcessorFeatures, reserved};
 use protocol::version::CURRENT;
 use protocol::{GuestVirt, VmId};
@@ -11,7 +11,7 @@ use protocol::{GuestVirt, VmId};
 use super::error::{Problem, Subject, ensure, within};
 use super::image::Payloads;
 use super::plan::Plan;
-use crate::addr::convert::wide;
+use crate::addr::convert::{index, wide};
 use crate::frame::NUMBER_END;
 use crate::policy::{Monitor, Operation};
 
@@ -72,9 +72,6 @@ pub(super) fn check_permitted(manifest: &Manifest, monitor: &Monitor) -> Result<
 /// # Errors
 /// The first thing that is wrong.
 fn check_vm(vm: &VmManifest, payloads: Payloads<'_>) -> Result<(), Problem> {
-    let versions = [vm.abi.major, vm.abi.minor, CURRENT.major, CURRENT.minor].map(u64::from);
-    let sentence = "its kernel was built for ABI #.#, but this hypervisor serves #.#";
-    ensure(CURRENT.serves(vm.abi), sentence, &versions)?;
     within("its memory_frames is #; # to # are possible", vm.memory_frames, 1, NUMBER_END)?;
     within("its pool_frames is #; # to # are possible", vm.pool_frames, 1, NUMBER_END)?;
     within("it has # vCPUs; # to # are possible", vm.vcpus.into(), 1, limit::VCPUS.into())?;
@@ -83,33 +80,67 @@ fn check_vm(vm: &VmManifest, payloads: Payloads<'_>) -> Result<(), Problem> {
     within("it has # ranges of ports; # to # are possible", wide(vm.ports.len()), 0, limit::PORT_RANGES.into())?;
     let agrees = vm.processor.features(ProcessorFeatures::all()).is_ok();
     ensure(agrees, "its processor policy adds a feature and hides it, or one that it needs", &[])?;
-    let bytes = wide(vm.command_line.len());
-    within("its command line has # bytes; # to # are possible", bytes, 0, limit::COMMAND_LINE.into())?;
-    let is_text = vm.command_line.bytes().all(|byte| byte != 0);
-    ensure(is_text, "its command line holds a zero byte", &[])?;
-    check_segments(vm, payloads)?;
-    check_modules(vm, payloads)?;
+    match vm.personality {
+        Personality::Native => check_native(vm, payloads),
+        #[cfg(feature = "xen")]
+        Personality::Xen(kernel) => super::xen::check::check(vm, kernel, payloads),
+        #[cfg(not(feature = "xen"))]
+        Personality::Xen(_) => Err(Problem::new("it speaks Xen's ABI, which this hypervisor was built without", &[])),
+    }
+}
+
+/// Checks what only a native VM must keep.
+///
+/// # Errors
+/// The first thing that is wrong.
+fn check_native(vm: &VmManifest, payloads: Payloads<'_>) -> Result<(), Problem> {
+    let versions = [vm.abi.major, vm.abi.minor, CURRENT.major, CURRENT.minor].map(u64::from);
+    let sentence = "its kernel was built for ABI #.#, but this hypervisor serves #.#";
+    ensure(CURRENT.serves(vm.abi), sentence, &versions)?;
+    check_command_line(vm, limit::COMMAND_LINE.into())?;
+    let physmap = vm.memory_frames.saturating_mul(PAGE_SIZE);
+    let first = PHYSMAP.0.saturating_add(physmap);
+    check_segments(vm, payloads, "the segment at @ lies where no guest kernel may lie", |address, bytes| {
+        address >= first && GuestVirt(address).is_guest_range(bytes)
+    })?;
+    let is_entered = containing(vm, vm.entry).is_some_and(|segment| segment.flags.contains(MapFlags::EXECUTE));
+    ensure(is_entered, "its entry @ is in no executable segment", &[vm.entry])?;
+    check_modules(vm, payloads, limit::MODULES)?;
     let needed = Plan::of(vm).first_free.0;
     let sentence = "it has # frames of memory, but its kernel, modules and start need #";
     ensure(needed <= vm.memory_frames, sentence, &[vm.memory_frames, needed])
 }
 
-/// Checks the segments and that the entry is in one of them.
+/// Checks the text for the kernel.
 ///
 /// # Errors
 /// The first thing that is wrong.
-fn check_segments(vm: &VmManifest, payloads: Payloads<'_>) -> Result<(), Problem> {
-    let physmap = vm.memory_frames.saturating_mul(PAGE_SIZE);
-    let first = PHYSMAP.0.saturating_add(physmap);
+pub(super) fn check_command_line(vm: &VmManifest, most: u64) -> Result<(), Problem> {
+    let bytes = wide(vm.command_line.len());
+    within("its command line has # bytes; # to # are possible", bytes, 0, most)?;
+    let is_text = vm.command_line.bytes().all(|byte| byte != 0);
+    ensure(is_text, "its command line holds a zero byte", &[])
+}
+
+/// Checks the segments; `has_place` says whether so many bytes may lie at an address, and `sentence`
+/// that they may not.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub(super) fn check_segments(
+    vm: &VmManifest,
+    payloads: Payloads<'_>,
+    sentence: &'static str,
+    has_place: impl Fn(u64, u64) -> bool,
+) -> Result<(), Problem> {
     let mut free = 0_u64;
     for segment in &vm.segments {
         let address = segment.address;
         let has_shape =
             address.is_multiple_of(PAGE_SIZE) && segment.memory_bytes > 0 && segment.file_bytes <= segment.memory_bytes;
-        let sentence = "the segment at @ is empty, not page-aligned, or larger in the image than in memory";
-        ensure(has_shape, sentence, &[address])?;
-        let has_place = address >= first && GuestVirt(address).is_guest_range(segment.memory_bytes);
-        ensure(has_place, "the segment at @ lies where no guest kernel may lie", &[address])?;
+        let shape = "the segment at @ is empty, not page-aligned, or larger in the image than in memory";
+        ensure(has_shape, shape, &[address])?;
+        ensure(has_place(address, segment.memory_bytes), sentence, &[address])?;
         ensure(address >= free, "the segment at @ does not lie behind the one before it", &[address])?;
         let is_small = !segment.flags.contains(MapFlags::LARGE);
         ensure(is_small, "the segment at @ asks for large pages", &[address])?;
@@ -117,20 +148,24 @@ fn check_segments(vm: &VmManifest, payloads: Payloads<'_>) -> Result<(), Problem
         let end = address.saturating_add(segment.memory_bytes);
         free = end.checked_next_multiple_of(PAGE_SIZE).unwrap_or(u64::MAX);
     }
-    let entered = |segment: &Segment| {
-        let offset = vm.entry.checked_sub(segment.address);
-        segment.flags.contains(MapFlags::EXECUTE) && offset.is_some_and(|offset| offset < segment.memory_bytes)
-    };
-    ensure(vm.segments.iter().any(entered), "its entry @ is in no executable segment", &[vm.entry])
+    Ok(())
+}
+
+/// The segment that an address is in.
+pub(super) fn containing(vm: &VmManifest, address: u64) -> Option<&Segment> {
+    vm.segments.iter().find(|segment| {
+        let offset = address.checked_sub(segment.address);
+        offset.is_some_and(|offset| offset < segment.memory_bytes)
+    })
 }
 
 /// Checks the modules.
 ///
 /// # Errors
 /// The first thing that is wrong.
-fn check_modules(vm: &VmManifest, payloads: Payloads<'_>) -> Result<(), Problem> {
+pub(super) fn check_modules(vm: &VmManifest, payloads: Payloads<'_>, most: u32) -> Result<(), Problem> {
     let count = wide(vm.modules.len());
-    within("it has # modules; # to # are possible", count, 0, limit::MODULES.into())?;
+    within("it has # modules; # to # are possible", count, 0, most.into())?;
     for (position, module) in vm.modules.iter().enumerate() {
         let earlier = vm.modules.iter().take(position);
         check_name(&module.name, earlier.map(|module| module.name.as_str()))?;
@@ -176,6 +211,11 @@ fn check_channel(manifest: &Manifest, channel: &ChannelManifest) -> Result<(), P
     let numbers @ [first, second] = channel.ends.map(u64::from);
     let are_vms = first != second && numbers.iter().all(|end| *end < wide(manifest.vms.len()));
     ensure(are_vms, "its ends # and # are not two VMs of the system", &numbers)?;
+    for end in channel.ends {
+        let vm = manifest.vms.get(index(end.into()));
+        let is_native = vm.is_some_and(|vm| vm.personality == Personality::Native);
+        ensure(is_native, "its end # is a VM that speaks Xen's ABI and can have no channel", &[end.into()])?;
+    }
     within("it has # frames; # to # are possible", channel.frames, 0, CHANNEL_STRIDE / PAGE_SIZE)
 }
 

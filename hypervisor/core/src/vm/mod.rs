@@ -10,6 +10,8 @@ mod error;
 pub mod image;
 mod plan;
 mod policy;
+#[cfg(feature = "xen")]
+pub mod xen;
 
 pub use build::{Build, Builder, ChannelEnd, Origin, VmSource, claim_channel};
 pub use error::{Problem, Subject};

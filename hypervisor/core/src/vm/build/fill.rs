@@ -15,7 +15,7 @@ use crate::space::{Machine, TableMemory};
 const STEP_FRAMES: u64 = 64;
 
 /// What is wrong when no run of free frames is long enough.
-pub(super) fn out_of_memory(frames: u64) -> Problem {
+pub(in super::super) fn out_of_memory(frames: u64) -> Problem {
     Problem::new("no # free frames are left together; give the machine more memory or the VM less", &[frames])
 }
 
@@ -105,7 +105,7 @@ impl Builder<'_> {
 }
 
 /// The image's bytes for one frame of a piece; nothing when the frame stays zero.
-fn page_bytes(image: &[u8], piece: Piece, frame: u64) -> Option<&[u8]> {
+pub(in super::super) fn page_bytes(image: &[u8], piece: Piece, frame: u64) -> Option<&[u8]> {
     let start = frame.checked_sub(piece.first.0)?.checked_mul(PAGE_SIZE)?;
     let length = piece.bytes.checked_sub(start)?.min(PAGE_SIZE);
     let from = piece.image_offset.checked_add(start)?;

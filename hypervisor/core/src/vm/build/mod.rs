@@ -4,7 +4,7 @@
 //! others run. Frames come from free memory the first time, and afterwards from those that
 //! [`Memory::teardown_step`] kept for the VM: building again cannot fail for lack of frames.
 
-mod fill;
+pub(super) mod fill;
 mod inform;
 mod regions;
 

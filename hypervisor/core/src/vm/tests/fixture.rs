@@ -19,7 +19,7 @@ const HEADER: usize = size_of::<ImageHeader>();
 /// Bytes of the image.
 const BYTES: usize = 5 * 4096 + 100;
 
-pub(super) fn demo_manifest() -> Manifest {
+pub(in crate::vm) fn demo_manifest() -> Manifest {
     let vm = |name: &str| VmManifest {
         name: name.into(),
         abi: CURRENT,
@@ -66,7 +66,7 @@ pub(super) fn demo_policy(manifest: &Manifest) -> Policy {
 }
 
 /// The image of a manifest with its simplest policy.
-pub(super) fn pack(manifest: &Manifest) -> Vec<u8> {
+pub(in crate::vm) fn pack(manifest: &Manifest) -> Vec<u8> {
     pack_with(manifest, &postcard::to_allocvec(&demo_policy(manifest)).unwrap())
 }
 

@@ -74,7 +74,7 @@ fn each_field_of_the_header_is_checked() {
     let bytes = pack(&demo_manifest());
     let with = |change: fn(&mut ImageHeader)| refused(&sealed(&bytes, change));
     assert!(with(|header| header.magic[0] = b'X').contains("not a Cloister system image"));
-    assert!(with(|header| header.format = 1.into()).contains("format 1, but this hypervisor takes format 2"));
+    assert!(with(|header| header.format = 1.into()).contains("format 1, but this hypervisor takes format 3"));
     assert!(with(|header| header.reserved = 1.into()).contains("no meaning yet"));
     assert!(with(|header| header.reserved_end = 1.into()).contains("no meaning yet"));
     let manifest = with(|header| header.manifest_bytes = u64::MAX.into());

@@ -1,6 +1,6 @@
 //! Tests of images and of the VMs built from them, over one small system.
 
 mod build;
-mod fixture;
+pub(super) mod fixture;
 mod image;
 mod policy;
