@@ -71,13 +71,16 @@ impl Registers {
     }
 }
 
+/// What makes a selector one of ring 3.
+const RING3: u64 = 3;
+
 /// Enters a guest for the first time on this CPU, from its start-up code.
 ///
-/// The registers must be a guest's: ring-3 selectors, which this checks.
+/// The registers must be a guest's: ring-3 selectors, which this sees to.
 pub fn enter(registers: &Registers) -> ! {
     let mut copy = *registers;
-    copy.cs = u64::from(CODE_SELECTOR);
-    copy.ss = u64::from(STACK_SELECTOR);
+    copy.cs |= RING3;
+    copy.ss |= RING3;
     // SAFETY: G1 (whatever registers a guest has, ring 3 confines them): the frame is a whole
     // `Registers` with ring-3 selectors, on this CPU's own stack, and the routine leaves this stack
     // for good after it has taken the frame.

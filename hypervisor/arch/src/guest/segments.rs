@@ -157,6 +157,18 @@ pub(crate) fn recover(registers: &mut Registers) -> bool {
     found.is_some()
 }
 
+/// Whether a selector names 64-bit code in the table that is in force.
+#[cfg(feature = "xen")]
+#[must_use]
+pub fn is_long(selector: u16) -> bool {
+    let rights: u32;
+    // SAFETY: reads a descriptor and changes flags only; for a selector without one the register keeps 0.
+    unsafe {
+        asm!("lar {rights:e}, {selector:e}", rights = inout(reg) 0_u32 => rights, selector = in(reg) u32::from(selector), options(nostack, readonly));
+    }
+    rights & 1 << 21 != 0
+}
+
 /// The FS base.
 #[must_use]
 #[inline(always)]

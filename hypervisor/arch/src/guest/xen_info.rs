@@ -221,10 +221,10 @@ impl Console {
             .map(|offset| self.0.half(offset).load(Ordering::SeqCst))
     }
 
-    /// A byte that the guest wrote.
+    /// A byte that the guest wrote, by its place in the ring.
     #[must_use]
-    pub fn output(self, at: u32) -> u8 {
-        let offset = offset_of!(ConsoleRing, output).wrapping_add(index(u64::from(at % 2048)));
+    pub fn output(self, at: usize) -> u8 {
+        let offset = offset_of!(ConsoleRing, output).wrapping_add(at % 2048);
         self.0.byte(offset).load(Ordering::Relaxed)
     }
 
@@ -233,9 +233,9 @@ impl Console {
         self.0.half(offset_of!(ConsoleRing, out_cons)).store(to, Ordering::SeqCst);
     }
 
-    /// Puts a byte for the guest.
-    pub fn set_input(self, at: u32, byte: u8) {
-        let offset = offset_of!(ConsoleRing, input).wrapping_add(index(u64::from(at % 1024)));
+    /// Puts a byte for the guest, by its place in the ring.
+    pub fn set_input(self, at: usize, byte: u8) {
+        let offset = offset_of!(ConsoleRing, input).wrapping_add(at % 1024);
         self.0.byte(offset).store(byte, Ordering::Relaxed);
     }
 

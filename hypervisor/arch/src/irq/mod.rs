@@ -20,6 +20,8 @@ pub mod vector {
     pub const TIMER: u8 = 0x50;
     /// Another CPU wants this one to look at its run queue.
     pub const RESCHEDULE: u8 = 0x60;
+    /// Never an interrupt: what guests of the Xen personality raise by `int 0x80`.
+    pub const GUEST: u8 = 0x80;
     /// Another CPU wants this one to flush translations.
     pub const FLUSH: u8 = 0xf0;
     /// The local controller withdrew an interrupt. Not to be acknowledged.

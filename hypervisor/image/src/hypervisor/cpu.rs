@@ -19,6 +19,8 @@ pub(super) struct Cpu {
     work: AtomicU32,
     /// The [`super::vcpu::Vcpu::controls`] that are in force.
     controls: AtomicU64,
+    /// The window whose tables are in force, or 0 for the native ones.
+    pub(super) tables: AtomicU64,
     /// The time slot that it is in.
     pub(super) slot: OwnSlot,
 }
@@ -37,7 +39,14 @@ pub(super) mod work {
 impl Cpu {
     /// A CPU that runs nothing.
     pub(super) const fn new(id: CpuId, slot: OwnSlot) -> Cpu {
-        Cpu { id, current: AtomicUsize::new(NONE), work: AtomicU32::new(0), controls: AtomicU64::new(u64::MAX), slot }
+        Cpu {
+            id,
+            current: AtomicUsize::new(NONE),
+            work: AtomicU32::new(0),
+            controls: AtomicU64::new(u64::MAX),
+            tables: AtomicU64::new(0),
+            slot,
+        }
     }
 
     /// The partition whose slot it is.

@@ -27,6 +27,12 @@ pub(super) enum Cause {
     NoSystemCallEntry,
     /// Its share of the audit log was full when something was to be recorded.
     AuditFull,
+    /// It said that it crashed, with Xen's number for the reason.
+    #[cfg(feature = "xen")]
+    OwnWord { reason: u32 },
+    /// It went on in user mode without tables for it.
+    #[cfg(feature = "xen")]
+    NoUserRoot,
 }
 
 impl Cause {
@@ -38,13 +44,19 @@ impl Cause {
             Cause::NoStack { .. } => ("HV-VM-003", "the kernel stack cannot hold the frame of a handler"),
             Cause::NoSystemCallEntry => ("HV-VM-004", "a system call from user mode, and no entry for system calls"),
             Cause::AuditFull => ("HV-VM-005", "its share of the audit log is full, and the policy ends who fills it"),
+            #[cfg(feature = "xen")]
+            Cause::OwnWord { reason: 4 } => ("HV-VM-006", "its own watchdog ended it"),
+            #[cfg(feature = "xen")]
+            Cause::OwnWord { .. } => ("HV-VM-006", "its kernel says that it crashed"),
+            #[cfg(feature = "xen")]
+            Cause::NoUserRoot => ("HV-VM-007", "it went on in user mode without page tables for it"),
         }
     }
 
     fn vector(self) -> Option<u8> {
         match self {
             Cause::Unhandled { vector, .. } | Cause::NoStack { vector, .. } => u8::try_from(vector).ok(),
-            Cause::NoSystemCallEntry | Cause::AuditFull => None,
+            _ => None,
         }
     }
 
@@ -53,7 +65,7 @@ impl Cause {
         match self {
             Cause::Unhandled { vector: PAGE_FAULT, address } => Some(address),
             Cause::NoStack { stack, .. } => Some(stack),
-            Cause::Unhandled { .. } | Cause::NoSystemCallEntry | Cause::AuditFull => None,
+            _ => None,
         }
     }
 }
@@ -93,6 +105,25 @@ pub(super) fn end(cpu: &Cpu, vm: &'static Vm, code: u64) {
         line.console.close(vm.id);
         line.record(&Record::Ended(Ended { vm: vm.id, code, cpu_time_ns }));
         line.say(format_args!("{} ended with code {code}", vm.name()));
+    }
+    cpu.ask(work::RESCHEDULE);
+}
+
+/// Ends a VM that asked to be started again: it is, if its system file says so of crashes; else it is over,
+/// and well.
+#[cfg(feature = "xen")]
+pub(super) fn end_to_restart(cpu: &Cpu, vm: &'static Vm) {
+    if !matches!(on_crash(vm), OnCrash::Restart(_)) {
+        machine().line.lock().say(format_args!("{} asks to be started again; its system file does not say so", vm.name()));
+        return end(cpu, vm, 0);
+    }
+    if vm.change_life(Life::Live, Life::Ending(After::Restart)) {
+        vm.partition().ending.fetch_add(1, Ordering::SeqCst);
+        audit::record(vm, AuditKind::VmEnded, [0, 0]);
+        teardown::stop_all(vm);
+        let mut line = machine().line.lock();
+        line.console.close(vm.id);
+        line.say(format_args!("{} starts again, as it asked to", vm.name()));
     }
     cpu.ask(work::RESCHEDULE);
 }
@@ -169,6 +200,9 @@ fn read_code(rip: u64, into: &mut [u8; CODE_BYTES]) -> usize {
 
 /// Walks the tables to an address.
 fn walk_pages(vcpu: &Vcpu, address: u64, into: &mut [WalkStep; 4]) -> usize {
+    if let Some(xen) = &vcpu.xen {
+        return xen.page_walk(vcpu, address, into);
+    }
     let Ok(memory) = vcpu.vm().memory() else {
         return 0;
     };

@@ -1,12 +1,23 @@
 //! Making ports pending, and waking or interrupting whoever takes them.
 
-use hv_core::event::Raise;
+use hv_core::event::{Raise, Source};
 use protocol::{Port, VcpuId};
 
 use super::cpu::{self, work};
 use super::machine::Vm;
 use super::run;
 use super::vcpu::{Presence, Vcpu};
+
+/// Tells a VM that something happened which it may wait for.
+pub(super) fn happened(vm: &'static Vm, source: Source) {
+    if let Some(domain) = &vm.xen {
+        return domain.happened(vm, source);
+    }
+    let event = vm.ports.lock().happened(source);
+    if let Some(event) = event {
+        raise(vm, event);
+    }
+}
 
 /// Makes a port pending at its vCPU, and has the vCPU look if it takes that now.
 pub(super) fn raise(vm: &'static Vm, event: Raise) {
@@ -20,7 +31,7 @@ pub(super) fn raise(vm: &'static Vm, event: Raise) {
 
 /// Has a vCPU look at its events: wakes it, interrupts its CPU, or leaves it alone when it will look
 /// anyway.
-fn alert(vcpu: &'static Vcpu) {
+pub(super) fn alert(vcpu: &'static Vcpu) {
     match vcpu.presence() {
         Presence::Blocked => run::wake(vcpu),
         Presence::Running(on) => {

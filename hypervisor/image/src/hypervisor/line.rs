@@ -182,11 +182,13 @@ pub(super) fn serve() {
     let typed_for = line.receive();
     line.pump();
     drop(line);
-    if let Some(vm) = typed_for.and_then(|vm| machine().vm(vm)) {
-        let event = vm.ports.lock().happened(Source::ConsoleInput);
-        if let Some(event) = event {
-            events::raise(vm, event);
+    for vm in machine().vms.iter() {
+        if let Some(domain) = &vm.xen {
+            domain.drain_console(vm);
         }
+    }
+    if let Some(vm) = typed_for.and_then(|vm| machine().vm(vm)) {
+        events::happened(vm, Source::ConsoleInput);
     }
 }
 

@@ -29,6 +29,7 @@ use super::line::Line;
 use super::lock::{Lock, Serving};
 use super::slots::{Partition, Slots};
 use super::vcpu::Vcpu;
+use super::xen;
 
 /// The machine.
 #[derive(Debug)]
@@ -171,6 +172,8 @@ pub(super) struct Vm {
     pub(super) restarts_left: AtomicU32,
     /// Log frames so far.
     pub(super) log_sequence: AtomicU32,
+    /// What it has besides when it speaks Xen's ABI.
+    pub(super) xen: Option<xen::Domain>,
     /// A quota was used up since it started.
     pub(super) hit_quota: AtomicBool,
 }

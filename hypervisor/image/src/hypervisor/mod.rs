@@ -22,6 +22,8 @@ mod slots;
 mod start;
 mod teardown;
 mod vcpu;
+#[cfg_attr(not(feature = "xen"), path = "without_xen.rs")]
+mod xen;
 
 hv_arch::entry_point!(start::main, start::processor);
 hv_arch::handlers!(run::on_system_call, run::on_trap, run::on_interrupt);

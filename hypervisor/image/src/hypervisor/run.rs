@@ -28,9 +28,10 @@ pub(super) fn on_system_call(registers: &mut Registers) {
     let Some(vcpu) = cpu.current() else {
         super::panic::broken("G1", "a system call while no vCPU is loaded");
     };
-    match vcpu.mode() {
-        hv_core::abi::native::entry::Mode::Kernel => calls::handle(cpu, vcpu, registers),
-        hv_core::abi::native::entry::Mode::User => deliver::system_call(cpu, vcpu, registers),
+    match (&vcpu.xen, vcpu.mode()) {
+        (Some(xen), _) => xen.system_call(cpu, vcpu, registers),
+        (None, hv_core::abi::native::entry::Mode::Kernel) => calls::handle(cpu, vcpu, registers),
+        (None, hv_core::abi::native::entry::Mode::User) => deliver::system_call(cpu, vcpu, registers),
     }
     if cpu.has_work() {
         finish(cpu, registers);
@@ -51,9 +52,12 @@ pub(super) fn on_trap(registers: &mut Registers) {
         Ok(2) => {}
         Ok(8) => super::panic::broken("T3", "a double fault from a guest"),
         Ok(18) => super::panic::broken("T4", "a machine check: the hardware failed"),
-        Ok(exception) if exception < 32 => {
+        Ok(exception) if exception < 32 || exception == vector::GUEST => {
             if let Some(vcpu) = cpu.current() {
-                deliver::exception(cpu, vcpu, registers);
+                match &vcpu.xen {
+                    Some(xen) => xen.trap(cpu, vcpu, registers),
+                    None => deliver::exception(cpu, vcpu, registers),
+                }
             }
         }
         Ok(interrupt) => {
@@ -103,7 +107,10 @@ fn finish(cpu: &'static Cpu, registers: &mut Registers) {
             schedule(cpu, registers);
         }
         if let Some(vcpu) = cpu.current() {
-            deliver::events(cpu, vcpu, registers);
+            match &vcpu.xen {
+                Some(xen) => xen.upcall(cpu, vcpu, registers),
+                None => deliver::events(cpu, vcpu, registers),
+            }
         }
         if !cpu.has_work() {
             break;
@@ -179,7 +186,7 @@ fn leave(cpu: &Cpu, vcpu: &Vcpu, saved: &mut Saved, registers: &Registers) {
 fn enter(cpu: &Cpu, vcpu: &'static Vcpu, registers: &mut Registers) {
     vcpu.vm().enter(cpu.id);
     cpu.load_controls(vcpu);
-    vcpu.load(registers);
+    vcpu.load(cpu, registers);
     vcpu.set_presence(Presence::Running(cpu.id));
     cpu.set_current(Some(vcpu));
     cpu.ask(work::EVENTS);
@@ -197,8 +204,10 @@ pub(super) fn choose(cpu: &Cpu) -> (Option<&'static Vcpu>, u64) {
     let next = choice.vcpu.and_then(by_key);
     if let (Some(vcpu), Some(key)) = (next, choice.vcpu) {
         let usage = scheduler.usage(key, now);
-        let [run_time, steal] = [usage.run_time_ns, usage.steal_ns].map(|span| quantised(span, vcpu.time()));
-        vcpu.page().set_times(run_time, steal, usage.switches);
+        if vcpu.xen.is_none() {
+            let [run_time, steal] = [usage.run_time_ns, usage.steal_ns].map(|span| quantised(span, vcpu.time()));
+            vcpu.page().set_times(run_time, steal, usage.switches);
+        }
     }
     let is_broken = scheduler.is_broken();
     drop(scheduler);
@@ -252,10 +261,7 @@ pub(super) fn fire_timers(cpu: &Cpu) {
             Some(Expired::Timer(key)) => {
                 if let Some(vm) = machine().vm(key.vm) {
                     vm.show_coarse_time();
-                    let event = vm.ports.lock().happened(Source::Timer(key.vcpu));
-                    if let Some(event) = event {
-                        events::raise(vm, event);
-                    }
+                    events::happened(vm, Source::Timer(key.vcpu));
                 }
             }
         }

@@ -236,9 +236,6 @@ fn deliver(vm: &'static Vm) {
     let held = vm.held.swap(0, Ordering::SeqCst);
     for bit in (0..=INPUT).filter(|bit| held & 1_u64.wrapping_shl(*bit) != 0) {
         let source = if bit == INPUT { Source::ConsoleInput } else { Source::Channel(bit) };
-        let event = vm.ports.lock().happened(source);
-        if let Some(event) = event {
-            events::raise(vm, event);
-        }
+        events::happened(vm, source);
     }
 }

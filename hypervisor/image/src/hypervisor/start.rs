@@ -21,7 +21,7 @@ use hv_core::firmware::Topology;
 use hv_core::grant::GrantTable;
 use hv_core::sched::VcpuKey;
 use hv_core::sched::partition::Plan;
-use hv_core::space::{self, HypervisorSlots, Region};
+use hv_core::space::{self, Region};
 use hv_core::time::{Clock, Scale, VmClock};
 use hv_core::vm::{Build, Builder, ChannelEnd, Origin, SystemImage, VmSource, claim_channel};
 use protocol::audit::AuditKind;
@@ -41,6 +41,7 @@ use super::memory::{self, Memory};
 use super::run;
 use super::slots::{OwnSlot, Partition, Slots};
 use super::vcpu::Vcpu;
+use super::xen;
 
 /// What the hypervisor does, from first to last.
 pub(super) fn main(boot: &'static BootInfo) -> ! {
@@ -117,6 +118,7 @@ fn set_up(
     let manifest = image.manifest();
     let cpus = boot.topology.as_ref().map_or(1, |topology| topology.cpus().count()).clamp(1, MAX_CPUS);
     let vm_count = u32::try_from(manifest.vms.len()).unwrap_or(0);
+    xen::make_windows(&manifest.vms, memory.root, &memory.frames);
     let slots = mmu::own::slots(memory.root);
     let tables = space::Machine { frames: &memory.frames, tables: &machine::DIRECT };
     let regions: Vec<Region> = manifest
@@ -132,7 +134,7 @@ fn set_up(
     let partition_of = |vm| plan.as_ref().map_or(0, |plan| plan.partition_of(VmId(vm)));
     let mut vcpus = Vec::new();
     let machine = cpuid::Machine::learn(hv_arch::cpu::ask_cpuid);
-    let ground = Ground { manifest, clock, machine, offered: guest_features(features, gate) };
+    let ground = Ground { manifest, clock, machine, tsc_hz: apic_clock.tsc_hz, offered: guest_features(features, gate) };
     let vms = manifest
         .vms
         .iter()
@@ -175,6 +177,7 @@ struct Ground<'a> {
     manifest: &'a Manifest,
     clock: Clock,
     machine: cpuid::Machine,
+    tsc_hz: u64,
     offered: flags::Features,
 }
 
@@ -236,7 +239,7 @@ fn make_vm(
     let first_vcpu = vcpus.len();
     let index = usize::try_from(number).unwrap_or(0);
     for vcpu in 0..entry.vcpus {
-        vcpus.push(Vcpu::new(vcpus.len(), index, VcpuId(vcpu), processor.controls()));
+        vcpus.push(Vcpu::new(vcpus.len(), index, VcpuId(vcpu), processor.controls(), xen::vcpu(entry)));
     }
     let channels: Vec<event::ChannelEnd> = ends
         .iter()
@@ -268,13 +271,18 @@ fn make_vm(
         restarts_left: AtomicU32::new(restarts),
         log_sequence: AtomicU32::new(0),
         hit_quota: AtomicBool::new(false),
+        xen: xen::domain(entry, VmId(number), &ground.machine, ground.tsc_hz),
     }
 }
 
 /// Builds all VMs from the image.
 fn build_all(machine: &'static Machine) {
     for vm in &machine.vms {
-        let mut builder = match builder(vm, Origin::Free, &machine.slots) {
+        if let Some(domain) = &vm.xen {
+            domain.build(vm);
+            continue;
+        }
+        let mut builder = match builder(vm, Origin::Free) {
             Ok(builder) => builder,
             Err(error) => boot::refuse(format_args!("VM {} cannot be built: {error}", vm.name())),
         };
@@ -293,34 +301,31 @@ fn build_all(machine: &'static Machine) {
 ///
 /// # Errors
 /// Those of [`Builder::new`].
-pub(super) fn builder(
-    vm: &'static Vm,
-    origin: Origin,
-    slots: &HypervisorSlots,
-) -> Result<Builder<'static>, hv_core::vm::Problem> {
+pub(super) fn builder(vm: &'static Vm, origin: Origin) -> Result<Builder<'static>, hv_core::vm::Problem> {
+    Builder::new(machine().memory(), source(vm, origin))
+}
+
+/// What a VM is built from.
+pub(super) fn source(vm: &'static Vm, origin: Origin) -> VmSource<'static> {
     let index = usize::try_from(vm.id.0).unwrap_or(usize::MAX);
     let image = machine().image;
     let (Some(manifest), Some(channels)) = (image.manifest().vms.get(index), machine().ends.get(index)) else {
         super::panic::broken("V3", "a VM that the manifest does not name");
     };
-    Builder::new(
-        machine().memory(),
-        VmSource {
-            vm: vm.id,
-            manifest,
-            image: image.bytes(),
-            channels,
-            slots: *slots,
-            features: vm.features.bits(),
-            origin,
-        },
-    )
+    VmSource {
+        vm: vm.id,
+        manifest,
+        image: image.bytes(),
+        channels,
+        slots: machine().slots,
+        features: vm.features.bits(),
+        origin,
+    }
 }
 
 /// Gives a VM the memory that was built for it and makes its first vCPU ready.
 pub(super) fn launch(vm: &'static Vm, mut memory: space::Memory) {
-    let clock = VmClock::starting_at(machine().clock.0, hv_arch::cpu::read_tsc(), vm.time);
-    *vm.clock.lock() = clock;
+    let clock = reset_clock(vm);
     mmu::direct::write_time_page(memory.time_page(), &clock.page());
     vm.time_page.set(memory.time_page().0);
     vm.ports.lock().reset();
@@ -338,6 +343,20 @@ pub(super) fn launch(vm: &'static Vm, mut memory: space::Memory) {
         vcpu.prepare(Registers::start(first, FIRST_STACK_TOP.0, START_INFO.0));
     }
     vm.replace_memory(Some(memory));
+    begin(vm);
+}
+
+/// Has a VM's time begin now.
+pub(super) fn reset_clock(vm: &Vm) -> VmClock {
+    let clock = VmClock::starting_at(machine().clock.0, hv_arch::cpu::read_tsc(), vm.time);
+    *vm.clock.lock() = clock;
+    clock
+}
+
+/// Lets a VM run that has memory and a first vCPU.
+pub(super) fn begin(vm: &'static Vm) {
+    let index = usize::try_from(vm.id.0).unwrap_or(usize::MAX);
+    let entry = machine().image.manifest().vms.get(index);
     let (weight, cap) = entry.map_or((100, 0), |entry| (entry.weight, entry.cap_percent));
     machine().line.lock().console.open(vm.id, vm.name(), vm.label_text());
     vm.hit_quota.store(false, Ordering::Relaxed);

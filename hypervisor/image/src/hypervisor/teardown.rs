@@ -9,6 +9,7 @@ use protocol::{GrantRef, Status, VmId};
 use super::calls::take_out;
 use super::cpu::Cpu;
 use super::machine::{After, Life, Vm, machine};
+use super::xen::Apart;
 use super::{run, start};
 
 use core::sync::atomic::Ordering;
@@ -91,6 +92,20 @@ fn step_of(vm: &'static Vm, working: &mut Working, after: After) -> bool {
     if let Some(grant) = given {
         return revoke(vm, grant).is_ok();
     }
+    if let Some(domain) = &vm.xen {
+        match domain.take_apart(vm, after) {
+            Apart::Again => return true,
+            Apart::Built => end(vm, after, Life::Live),
+            Apart::Free if working.vm == vm.id && matches!(working.stage, Stage::Free(_)) => {
+                return finish(vm, working, after);
+            }
+            Apart::Free => {
+                working.vm = vm.id;
+                working.stage = Stage::Free(Mfn(0));
+            }
+        }
+        return true;
+    }
     let Ok(mut memory) = vm.memory() else {
         return finish(vm, working, after);
     };
@@ -128,7 +143,7 @@ fn finish(vm: &'static Vm, working: &mut Working, after: After) -> bool {
     match core::mem::replace(&mut working.stage, Stage::Idle) {
         Stage::Idle => super::panic::broken("V2", "an ending VM has no memory"),
         Stage::Rebuild(remains) => {
-            let begun = start::builder(vm, Origin::Kept(remains), &machine().slots);
+            let begun = start::builder(vm, Origin::Kept(remains));
             working.stage = Stage::Building(begun.unwrap_or_else(|_| cannot_fail()));
         }
         Stage::Building(mut builder) => match builder.step(machine().memory()) {

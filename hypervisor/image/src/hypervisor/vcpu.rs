@@ -21,7 +21,9 @@ use protocol::{SpaceId, VcpuId};
 
 use super::cell::Cell;
 use super::lock::Lock;
+use super::cpu::Cpu;
 use super::machine::{Vm, machine};
+use super::xen::{self, XenVcpu};
 
 /// Where a vCPU is, as senders of events need to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +81,8 @@ pub(super) struct Vcpu {
     pub(super) debug: Lock<DebugRegisters>,
     /// What a switch saves.
     pub(super) saved: Lock<Saved>,
+    /// What it has besides when it speaks Xen's ABI.
+    pub(super) xen: Option<XenVcpu>,
 }
 
 /// State of a vCPU that is not loaded. This is the whole list: a register that is not here is either
@@ -86,10 +90,10 @@ pub(super) struct Vcpu {
 #[derive(Debug)]
 pub(super) struct Saved {
     pub(super) registers: Registers,
-    selectors: Selectors,
-    fs_base: u64,
-    gs_base: u64,
-    fpu: fpu::State,
+    pub(super) selectors: Selectors,
+    pub(super) fs_base: u64,
+    pub(super) gs_base: u64,
+    pub(super) fpu: fpu::State,
 }
 
 impl Saved {
@@ -104,7 +108,7 @@ impl Saved {
 
 impl Vcpu {
     /// A stopped vCPU.
-    pub(super) fn new(index: usize, vm: usize, id: VcpuId, controls: Controls) -> Vcpu {
+    pub(super) fn new(index: usize, vm: usize, id: VcpuId, controls: Controls, xen: Option<XenVcpu>) -> Vcpu {
         Vcpu {
             index,
             vm,
@@ -122,6 +126,7 @@ impl Vcpu {
             trace: Trace::new(),
             debug: Lock::new(DebugRegisters::INITIAL),
             saved: Lock::new(Saved::INITIAL),
+            xen,
         }
     }
 
@@ -146,7 +151,7 @@ impl Vcpu {
         if self.controls & NO_TSC == 0 { TimeSource::Native } else { TimeSource::Coarse }
     }
 
-    /// The page that it shares with its guest.
+    /// The page that it shares with its guest, if that is a native one.
     #[inline(always)]
     pub(super) fn page(&self) -> SharedPage {
         SharedPage::new(Mfn(self.page.get()))
@@ -181,6 +186,34 @@ impl Vcpu {
         for (root, frame) in self.roots.iter().zip([roots.kernel, roots.user]) {
             root.set(frame.0);
         }
+    }
+
+    /// Makes tables that its guest wrote its roots.
+    #[cfg(feature = "xen")]
+    pub(super) fn set_roots(&self, kernel: Mfn, user: Option<Mfn>) {
+        let [own_kernel, own_user] = &self.roots;
+        own_kernel.set(kernel.0);
+        own_user.set(user.unwrap_or(kernel).0);
+    }
+
+    /// Has it go on in a mode. It must not be loaded.
+    #[cfg(feature = "xen")]
+    pub(super) fn set_mode(&self, mode: Mode) {
+        self.user_mode.set(u64::from(mode == Mode::User));
+    }
+
+    /// The root that it uses now, if it has one.
+    #[cfg(feature = "xen")]
+    pub(super) fn loaded_root(&self) -> Option<Mfn> {
+        let [kernel, user] = &self.roots;
+        let root = if self.user_mode.get() == 0 { kernel.get() } else { user.get() };
+        (root != 0).then_some(Mfn(root))
+    }
+
+    /// Has the debug registers in force that were set just now. The vCPU must be loaded.
+    pub(super) fn reload_debug(&self) {
+        hv_arch::cpu::disarm_breakpoints();
+        self.load_debug();
     }
 
     /// Loads the root of its space and mode.
@@ -269,6 +302,9 @@ impl Vcpu {
         saved.selectors = Selectors::read();
         saved.fs_base = segments::fs_base();
         saved.gs_base = segments::guest_gs_base();
+        if let Some(xen) = &self.xen {
+            xen.leave(self);
+        }
         saved.fpu.save(machine().fpu);
         if self.has_breakpoints.load(Ordering::Relaxed) {
             hv_arch::cpu::disarm_breakpoints();
@@ -276,16 +312,26 @@ impl Vcpu {
     }
 
     /// Loads the saved state, and its root.
-    pub(super) fn load(&self, registers: &mut Registers) {
+    pub(super) fn load(&self, cpu: &Cpu, registers: &mut Registers) {
+        // First the root: what the CPU knows of a window may be of another time.
+        self.load_root();
         let saved = self.saved.lock();
         *registers = saved.registers;
-        saved.selectors.load();
+        match &self.xen {
+            None => {
+                xen::load_native(cpu);
+                saved.selectors.load();
+            }
+            Some(xen) => xen.enter(cpu, self, saved.selectors),
+        }
         segments::set_fs_base(saved.fs_base);
         segments::set_guest_gs_base(saved.gs_base);
         saved.fpu.load(machine().fpu);
         drop(saved);
         self.load_debug();
-        self.load_root();
+        if let Some(xen) = &self.xen {
+            xen.entered(self);
+        }
     }
 
     /// Loads the debug registers, if any breakpoint is on.

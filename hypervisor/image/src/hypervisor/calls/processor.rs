@@ -92,8 +92,7 @@ pub(super) fn debug_register_set(caller: &mut Caller<'_>, call: DebugRegisterSet
     let mut registers = *caller.vcpu.debug.lock();
     registers.set(call.index, call.value)?;
     caller.vcpu.set_debug(registers);
-    hv_arch::cpu::disarm_breakpoints();
-    caller.vcpu.load_debug();
+    caller.vcpu.reload_debug();
     Ok(())
 }
 

@@ -147,6 +147,10 @@ pub struct Callbacks {
 }
 
 impl Callbacks {
+    /// No handler.
+    pub const NONE: Callbacks =
+        Callbacks { event: None, failsafe: None, syscall: None, syscall_32: None, sysenter: None };
+
     /// Registers a handler. That of non-maskable interrupts is an entry of the trap table.
     ///
     /// # Errors

@@ -22,7 +22,7 @@ use crate::addr::convert::index;
 /// One above the greatest port of a VM. Port 0 is never given out.
 pub const PORTS: u32 = 1024;
 /// The port by which the hypervisor's console is reached, from the VM's start.
-pub const CONSOLE: Port = Port(1);
+pub const CONSOLE: Port = Port(protocol::xen::CONSOLE_PORT);
 /// Virtual interrupts that each vCPU has for itself; the others happen once in a VM, at vCPU 0.
 const PER_VCPU: u32 =
     1 << event::VIRQ_TIMER | 1 << event::VIRQ_DEBUG | 1 << event::VIRQ_XENOPROF | 1 << event::VIRQ_XENPMU;

@@ -388,6 +388,9 @@ const PCI_ADDRESS: (u16, u8) = (0xcf8, 4);
 const TIMER: u16 = 0x42;
 
 impl Ports {
+    /// As they are before the guest wrote any.
+    pub const NEW: Ports = Ports { address: 0 };
+
     /// Reads 1, 2 or 4 bytes.
     #[must_use]
     pub fn read(&self, port: u16, bytes: u8) -> u32 {

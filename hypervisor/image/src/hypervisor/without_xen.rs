@@ -1,0 +1,101 @@
+//! Stands in for the Xen personality in builds without it: nothing of these types exists.
+#![expect(clippy::trivially_copy_pass_by_ref, reason = "the same signatures as with the personality")]
+
+use hv_arch::guest::Registers;
+use hv_core::frame::FrameTable;
+use hv_core::addr::Mfn;
+use protocol::manifest::VmManifest;
+use protocol::record::WalkStep;
+
+use super::cpu::Cpu;
+use super::machine::{After, Vm};
+use super::vcpu::Vcpu;
+
+/// What a VM of the personality has besides: no VM is one.
+#[derive(Debug)]
+pub(super) enum Domain {}
+
+/// What a vCPU of such a VM has besides.
+#[derive(Debug)]
+pub(super) enum XenVcpu {}
+
+/// What a manifest asks for; a system that asks for the personality is refused.
+pub(super) fn domain(
+    entry: &VmManifest,
+    _: protocol::VmId,
+    _: &hv_core::abi::native::cpuid::Machine,
+    _: u64,
+) -> Option<Domain> {
+    if entry.personality != protocol::manifest::Personality::Native {
+        hv_arch::boot::refuse(format_args!("VM {} speaks Xen's ABI, which this build leaves out", entry.name));
+    }
+    None
+}
+
+/// See [`domain`].
+pub(super) fn vcpu(_: &VmManifest) -> Option<XenVcpu> {
+    None
+}
+
+/// There are no windows.
+pub(super) fn make_windows(_: &[VmManifest], _: Mfn, _: &FrameTable<'_>) {}
+
+/// Native tables are always in force.
+#[inline(always)]
+pub(super) const fn load_native(_: &Cpu) {}
+
+/// How far taking a VM apart came.
+#[derive(Debug)]
+pub(super) enum Apart {
+    Again,
+    Free,
+    Built,
+}
+
+impl XenVcpu {
+    pub(super) fn system_call(&self, _: &'static Cpu, _: &'static Vcpu, _: &mut Registers) {
+        match *self {}
+    }
+
+    pub(super) fn trap(&self, _: &'static Cpu, _: &'static Vcpu, _: &mut Registers) {
+        match *self {}
+    }
+
+    pub(super) fn upcall(&self, _: &'static Cpu, _: &'static Vcpu, _: &mut Registers) {
+        match *self {}
+    }
+
+    pub(super) fn leave(&self, _: &Vcpu) {
+        match *self {}
+    }
+
+    pub(super) fn enter(&self, _: &Cpu, _: &Vcpu, _: hv_arch::guest::segments::Selectors) {
+        match *self {}
+    }
+
+    pub(super) fn entered(&self, _: &Vcpu) {
+        match *self {}
+    }
+
+    pub(super) fn page_walk(&self, _: &Vcpu, _: u64, _: &mut [WalkStep; 4]) -> usize {
+        match *self {}
+    }
+}
+
+impl Domain {
+    pub(super) fn happened(&self, _: &'static Vm, _: hv_core::event::Source) {
+        match *self {}
+    }
+
+    pub(super) fn drain_console(&self, _: &'static Vm) {
+        match *self {}
+    }
+
+    pub(super) fn build(&'static self, _: &'static Vm) {
+        match *self {}
+    }
+
+    pub(super) fn take_apart(&self, _: &'static Vm, _: After) -> Apart {
+        match *self {}
+    }
+}

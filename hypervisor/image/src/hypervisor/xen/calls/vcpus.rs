@@ -1,0 +1,289 @@
+//! vCPUs: given registers, started, stopped, timed.
+
+use core::sync::atomic::Ordering;
+
+use hv_arch::guest::segments::Selectors;
+use hv_arch::guest::xen_info::Info;
+use hv_arch::guest::{Registers, copy};
+use hv_core::abi::native::entry::Mode;
+use hv_core::abi::xen::context::{self, Start};
+use hv_core::addr::{Mfn, Phys};
+use hv_core::paging::Progress;
+use hv_core::sched::{RunState, Stop};
+use hv_core::vm::xen::XenMemory;
+use protocol::xen::structure::{RegisterVcpuInfo, RunstateInfo, SetSingleshotTimer, VcpuGuestContext, VcpuInfo};
+use protocol::xen::{Errno, assist, vcpu};
+use protocol::{GuestVirt, VcpuId};
+use zerocopy::IntoBytes;
+
+use super::super::memory::{finished, tables};
+use super::super::{Own, XenVcpu};
+use super::processor::take_table;
+use super::{Caller, Refusal, Reply, read, write};
+use crate::hypervisor::cpu::work;
+use crate::hypervisor::machine::machine;
+use crate::hypervisor::vcpu::Vcpu;
+use crate::hypervisor::{death, run};
+
+/// Has the interrupt of the caller's CPU come when one of the caller's timers is due.
+pub(super) fn rearm(caller: &Caller<'_>) {
+    let due = caller.state().own.timers.due();
+    let timer = super::super::events::arm(caller.vcpu, due);
+    run::set_timer(timer, Some(caller.vcpu));
+}
+
+pub(super) fn set_timer(caller: &mut Caller<'_>, deadline: u64) -> Reply {
+    let now = caller.vm().now().0;
+    caller.state().own.timers.set_single_or_stop(deadline, now);
+    rearm(caller);
+    Ok(0)
+}
+
+pub(super) fn vcpu_op(caller: &mut Caller<'_>, [command, number, argument]: [u64; 3]) -> Reply {
+    let id = u32::try_from(number & 0xffff_ffff).unwrap_or(u32::MAX);
+    let other = caller.vm().vcpu(VcpuId(id)).ok_or(Errno::NotFound)?;
+    let xen = other.xen.as_ref().ok_or(Errno::NotFound)?;
+    match command {
+        vcpu::IS_UP => return Ok(u64::from(state_of(other) != Some(RunState::Stopped))),
+        vcpu::INITIALISE => return initialise(caller, other, xen, argument),
+        vcpu::UP => return up(caller, other, xen),
+        vcpu::DOWN => return down(caller, other),
+        vcpu::GET_RUNSTATE => {
+            let info: RunstateInfo = xen.state.lock().own.runstate.info_at(caller.vm().now().0);
+            write(argument, &info)?;
+        }
+        vcpu::REGISTER_RUNSTATE => {
+            let address: u64 = read(argument)?;
+            let own = &mut xen.state.lock().own;
+            own.runstate_area = Some(address);
+            own.tells_runstate = other.index == caller.vcpu.index;
+        }
+        vcpu::REGISTER_VCPU_INFO => return register_info(caller, xen, argument),
+        vcpu::SET_PERIODIC_TIMER..=vcpu::STOP_SINGLESHOT_TIMER => return timer(caller, xen, command, argument),
+        vcpu::GET_PHYSID => return Err(Errno::Invalid.into()),
+        _ => return caller.unknown(protocol::xen::call::VCPU_OP),
+    }
+    Ok(0)
+}
+
+/// The timers. Those of another vCPU can only be stopped.
+fn timer(caller: &Caller<'_>, xen: &XenVcpu, command: u64, argument: u64) -> Reply {
+    let is_own = core::ptr::eq(xen, caller.xen);
+    let now = caller.vm().now().0;
+    match command {
+        vcpu::STOP_PERIODIC_TIMER => xen.state.lock().own.timers.stop_periodic(),
+        _ if !is_own => return Err(Errno::Invalid.into()),
+        vcpu::SET_PERIODIC_TIMER => {
+            let period: u64 = read(argument)?;
+            xen.state.lock().own.timers.set_periodic(period, now)?;
+        }
+        vcpu::SET_SINGLESHOT_TIMER => {
+            let timer: SetSingleshotTimer = read(argument)?;
+            xen.state.lock().own.timers.set_single(timer.timeout_abs_ns);
+        }
+        _ => xen.state.lock().own.timers.stop_single(),
+    }
+    if is_own {
+        rearm(caller);
+    }
+    Ok(0)
+}
+
+fn state_of(vcpu: &Vcpu) -> Option<RunState> {
+    vcpu.vm().partition().scheduler.lock().state(run::key(vcpu))
+}
+
+/// Bit of a run state's entry time: it is being written.
+const IS_CHANGING: u64 = 1 << 63;
+
+/// Writes how long a vCPU did what, if its guest asked for that and it is to be told. In user mode its
+/// kernel's addresses cannot be written: then when it enters its kernel.
+pub(super) fn tell_runstate(vcpu: &Vcpu, xen: &XenVcpu) {
+    let (area, info) = {
+        let own = &mut xen.state.lock().own;
+        let Some(area) = own.runstate_area.filter(|_| own.tells_runstate && vcpu.mode() == Mode::Kernel) else {
+            return;
+        };
+        own.tells_runstate = false;
+        (area, own.runstate.info())
+    };
+    let has_flag = vcpu.vm().xen.as_ref().is_some_and(|domain| domain.has_assist(assist::RUNSTATE_UPDATE_FLAG));
+    let entered = |time: u64| copy::write(GuestVirt(area.wrapping_add(8)), &time.to_le_bytes());
+    // Whether the guest's area is there is the guest's business.
+    if has_flag {
+        let _begun = entered(info.state_entry_time | IS_CHANGING);
+    }
+    let during = RunstateInfo {
+        state_entry_time: info.state_entry_time | if has_flag { IS_CHANGING } else { 0 },
+        ..info
+    };
+    let _written = copy::write(GuestVirt(area), during.as_bytes());
+    if has_flag {
+        let _ended = entered(info.state_entry_time);
+    }
+}
+
+/// Moves the record of a vCPU to where the guest wants it, for ever.
+fn register_info(caller: &Caller<'_>, xen: &XenVcpu, argument: u64) -> Reply {
+    let place: RegisterVcpuInfo = read(argument)?;
+    let offset = u64::from(place.offset);
+    let room = protocol::layout::PAGE_SIZE.wrapping_sub(hv_core::addr::convert::wide(size_of::<VcpuInfo>()));
+    if !offset.is_multiple_of(8) || offset > room {
+        return Err(Errno::Invalid.into());
+    }
+    let mut memory = caller.domain.memory()?;
+    let own = &mut xen.state.lock().own;
+    if own.has_own_info {
+        return Err(Errno::Busy.into());
+    }
+    finished(Ok(memory.paging.drain(tables(caller.vm()))))?;
+    memory.paging.take_writable(tables(caller.vm()), Mfn(place.mfn)).map_err(|_| Errno::Access)?;
+    let address = Phys(Mfn(place.mfn).start().0.wrapping_add(offset));
+    let new = Info::new(address);
+    new.copy_from(xen.info());
+    xen.info.set(address.0);
+    own.has_own_info = true;
+    // What came while it moved may stand at the old place: have the vCPU look at every word.
+    new.select_all();
+    new.mark();
+    Ok(0)
+}
+
+/// Gives a vCPU that never ran its registers and tables.
+fn initialise(caller: &Caller<'_>, vcpu: &'static Vcpu, xen: &'static XenVcpu, argument: u64) -> Reply {
+    let given: VcpuGuestContext = read(argument)?;
+    let vm = caller.vm();
+    let mut memory = caller.domain.memory()?;
+    let mut state = xen.state.lock();
+    if state.own.is_initialised {
+        return Err(Errno::Exists.into());
+    }
+    let start = context::check(&given, &mut state.traps)?;
+    // The vCPU that asks holds the results of what takes long.
+    finished(memory.paging.take_root(tables(vm), caller.vcpu.id, start.root))?;
+    if let Err(errno) = take_rest(&mut memory, caller, &start) {
+        let _dropped = memory.paging.drop_root(tables(vm), start.root);
+        return Err(errno.into());
+    }
+    let now = vm.now().0;
+    apply(vcpu, &mut state.own, &start, now);
+    Ok(0)
+}
+
+/// Takes the user root and the frames of the descriptor table.
+///
+/// # Errors
+/// That one of them cannot be had; then none was taken.
+fn take_rest(memory: &mut XenMemory, caller: &Caller<'_>, start: &Start) -> Result<(), Errno> {
+    let vm = caller.vm();
+    if let Some(root) = start.user_root
+        && memory.paging.take_root(tables(vm), caller.vcpu.id, root)? == Progress::Again
+    {
+        // What takes long is pinned before it is used, or refused.
+        return Err(Errno::Invalid);
+    }
+    let taken = take_table(memory, vm, start.table());
+    if let (Err(_), Some(root)) = (taken, start.user_root) {
+        let _dropped = memory.paging.drop_root(tables(vm), root);
+    }
+    taken
+}
+
+/// Puts a checked start into a vCPU that does not run.
+fn apply(vcpu: &'static Vcpu, own: &mut Own, start: &Start, now: u64) {
+    let kept = (own.has_own_info, own.runstate_area, own.timers, own.privilege.is_architectural);
+    *own = Own::new(now);
+    (own.has_own_info, own.runstate_area, own.timers, own.privilege.is_architectural) = kept;
+    own.is_initialised = true;
+    own.callbacks = start.callbacks;
+    own.kernel_stack = start.kernel_stack;
+    own.privilege.level = start.iopl;
+    own.controlled.task_switched = start.is_task_switched;
+    own.kernel_root = start.root;
+    own.user_root = start.user_root;
+    own.set_table(start.table());
+    hv_arch::mmu::window::show_table(machine().root, vcpu.index, own.table());
+    vcpu.prepare(registers(start));
+    vcpu.set_debug(start.debug);
+    vcpu.set_roots(start.root, start.user_root);
+    vcpu.set_mode(start.mode);
+    let selectors = [start.registers.ds, start.registers.es, start.registers.fs, start.registers.gs];
+    let selectors = selectors.map(|selector| u16::try_from(selector & 0xffff).unwrap_or(0));
+    let (active, other) = match start.mode {
+        Mode::Kernel => (start.gs_kernel, start.gs_user),
+        Mode::User => (start.gs_user, start.gs_kernel),
+    };
+    let mut saved = vcpu.saved.lock();
+    saved.selectors = Selectors::of(selectors);
+    saved.fs_base = start.fs_base;
+    saved.gs_base = active;
+    drop(saved);
+    vcpu.other_gs.set(other);
+}
+
+/// The registers of a checked start.
+fn registers(start: &Start) -> Registers {
+    let own = &start.registers;
+    Registers {
+        r15: own.r15,
+        r14: own.r14,
+        r13: own.r13,
+        r12: own.r12,
+        rbp: own.rbp,
+        rbx: own.rbx,
+        r9: own.r9,
+        r8: own.r8,
+        r10: own.r10,
+        rdx: own.rdx,
+        rsi: own.rsi,
+        rdi: own.rdi,
+        r11: own.r11,
+        rcx: own.rcx,
+        rax: own.rax,
+        vector: 0,
+        error_code: 0,
+        rip: own.rip,
+        cs: u64::from(own.cs),
+        rflags: own.rflags,
+        rsp: own.rsp,
+        ss: own.ss,
+    }
+}
+
+/// Starts a vCPU that has registers, or lets it go on where it went down.
+fn up(caller: &Caller<'_>, vcpu: &'static Vcpu, xen: &XenVcpu) -> Reply {
+    if !xen.state.lock().own.is_initialised {
+        return Err(Errno::Invalid.into());
+    }
+    let mut scheduler = caller.cpu.partition().scheduler.lock();
+    if scheduler.state(run::key(vcpu)) != Some(RunState::Stopped) {
+        return Ok(0);
+    }
+    vcpu.stopping.store(false, Ordering::SeqCst);
+    let on = scheduler.start(run::key(vcpu), run::now(caller.cpu)).map_err(|_| Errno::Invalid)?;
+    drop(scheduler);
+    if let Some(on) = on {
+        run::interrupt(on);
+    }
+    Ok(0)
+}
+
+/// Stops a vCPU. When none is left, the VM has ended.
+fn down(caller: &mut Caller<'_>, vcpu: &'static Vcpu) -> Reply {
+    let mut others = caller.vm().vcpus().iter().filter(|other| other.index != vcpu.index);
+    if !others.any(|other| state_of(other).is_some_and(|state| state != RunState::Stopped)) {
+        death::end(caller.cpu, caller.vm(), 0);
+        return Err(Refusal::Taken);
+    }
+    let mut scheduler = caller.cpu.partition().scheduler.lock();
+    let stop = scheduler.stop(run::key(vcpu)).map_err(|_| Errno::Invalid)?;
+    vcpu.stopping.store(true, Ordering::SeqCst);
+    drop(scheduler);
+    match stop {
+        Stop::Done => {}
+        Stop::OnCpu(on) if on == caller.cpu.id => caller.cpu.ask(work::RESCHEDULE),
+        Stop::OnCpu(on) => run::interrupt(on),
+    }
+    Ok(0)
+}
+
