@@ -114,7 +114,10 @@ pub(super) fn end(cpu: &Cpu, vm: &'static Vm, code: u64) {
 #[cfg(feature = "xen")]
 pub(super) fn end_to_restart(cpu: &Cpu, vm: &'static Vm) {
     if !matches!(on_crash(vm), OnCrash::Restart(_)) {
-        machine().line.lock().say(format_args!("{} asks to be started again; its system file does not say so", vm.name()));
+        machine()
+            .line
+            .lock()
+            .say(format_args!("{} asks to be started again; its system file does not say so", vm.name()));
         return end(cpu, vm, 0);
     }
     if vm.change_life(Life::Live, Life::Ending(After::Restart)) {

@@ -134,7 +134,8 @@ fn set_up(
     let partition_of = |vm| plan.as_ref().map_or(0, |plan| plan.partition_of(VmId(vm)));
     let mut vcpus = Vec::new();
     let machine = cpuid::Machine::learn(hv_arch::cpu::ask_cpuid);
-    let ground = Ground { manifest, clock, machine, tsc_hz: apic_clock.tsc_hz, offered: guest_features(features, gate) };
+    let ground =
+        Ground { manifest, clock, machine, tsc_hz: apic_clock.tsc_hz, offered: guest_features(features, gate) };
     let vms = manifest
         .vms
         .iter()

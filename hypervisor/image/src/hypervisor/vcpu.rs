@@ -20,8 +20,8 @@ use protocol::processor::TimeSource;
 use protocol::{SpaceId, VcpuId};
 
 use super::cell::Cell;
-use super::lock::Lock;
 use super::cpu::Cpu;
+use super::lock::Lock;
 use super::machine::{Vm, machine};
 use super::xen::{self, XenVcpu};
 

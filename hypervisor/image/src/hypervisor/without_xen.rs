@@ -2,8 +2,8 @@
 #![expect(clippy::trivially_copy_pass_by_ref, reason = "the same signatures as with the personality")]
 
 use hv_arch::guest::Registers;
-use hv_core::frame::FrameTable;
 use hv_core::addr::Mfn;
+use hv_core::frame::FrameTable;
 use protocol::manifest::VmManifest;
 use protocol::record::WalkStep;
 

@@ -6,9 +6,7 @@ use hv_arch::guest::{Registers, copy, segments};
 use hv_core::abi::native::entry::Mode;
 use hv_core::abi::xen::context::frame::fault_code;
 use hv_core::abi::xen::cpuid::Asker;
-use hv_core::abi::xen::emulate::{
-    self, Decoded, Operands, PortNumber, Privileged, Segment, Store, StringMove, Width,
-};
+use hv_core::abi::xen::emulate::{self, Decoded, Operands, PortNumber, Privileged, Segment, Store, StringMove, Width};
 use hv_core::abi::xen::register::{self, ControlValue, ControlWrite, Kept, MsrValue, MsrWrite};
 use hv_core::addr::Mfn;
 use hv_core::addr::convert::index;
@@ -495,7 +493,8 @@ impl Operands for View<'_> {
     fn register(&self, number: u8) -> u64 {
         let r = self.0;
         let all = [
-            r.rax, r.rcx, r.rdx, r.rbx, r.rsp, r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15,
+            r.rax, r.rcx, r.rdx, r.rbx, r.rsp, r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14,
+            r.r15,
         ];
         all.get(usize::from(number)).copied().unwrap_or(0)
     }

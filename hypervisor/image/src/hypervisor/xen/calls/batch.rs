@@ -39,7 +39,11 @@ pub(super) fn multicall(caller: &mut Caller<'_>, arguments: &mut Arguments) -> R
         let place = hv_core::addr::convert::wide(offset_of!(MulticallEntry, result));
         write(at.wrapping_add(place), &result)?;
         if caller.has_left(entry.op) {
-            return again(arguments, element::<MulticallEntry>(array, number.wrapping_add(1))?, count.wrapping_sub(number).wrapping_sub(1));
+            return again(
+                arguments,
+                element::<MulticallEntry>(array, number.wrapping_add(1))?,
+                count.wrapping_sub(number).wrapping_sub(1),
+            );
         }
     }
     Ok(0)

@@ -218,4 +218,3 @@ pub(super) fn update_descriptor(caller: &mut Caller<'_>, address: u64, descripto
     memory.paging.update_descriptor(tables(caller.vm()), address, descriptor)?;
     Ok(0)
 }
-

@@ -113,10 +113,8 @@ pub(super) fn tell_runstate(vcpu: &Vcpu, xen: &XenVcpu) {
     if has_flag {
         let _begun = entered(info.state_entry_time | IS_CHANGING);
     }
-    let during = RunstateInfo {
-        state_entry_time: info.state_entry_time | if has_flag { IS_CHANGING } else { 0 },
-        ..info
-    };
+    let during =
+        RunstateInfo { state_entry_time: info.state_entry_time | if has_flag { IS_CHANGING } else { 0 }, ..info };
     let _written = copy::write(GuestVirt(area), during.as_bytes());
     if has_flag {
         let _ended = entered(info.state_entry_time);
@@ -286,4 +284,3 @@ fn down(caller: &mut Caller<'_>, vcpu: &'static Vcpu) -> Reply {
     }
     Ok(0)
 }
-
