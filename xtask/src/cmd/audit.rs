@@ -187,12 +187,10 @@ pub fn audit_all(subjects: &[Subject], builder: &mut Builder, every_offset: bool
 
 /// Audits one file.
 fn audit_file(subject: &Subject, file: &Path, every_offset: bool) -> Result<Report, Failure> {
-    let mut data = std::fs::read(file).context(file.display())?;
+    let data = std::fs::read(file).context(file.display())?;
     let shown = tree::shown(file);
     let unreadable = |what: String| refused(codes::AUDIT_FILE, Exit::Usage, &format!("`{shown}`: {what}"));
-    if kernel::is_image(&data) {
-        data = kernel::unpack(&data).map_err(|fault| unreadable(fault.to_string()))?;
-    }
+    let data = kernel::extract(data).map_err(|fault| unreadable(fault.to_string()))?;
     audit::audit(&subject.name, &shown, &data, &subject.allowances, every_offset).map_err(|what| unreadable(what.0))
 }
 
