@@ -13,6 +13,7 @@ mod elf;
 mod error;
 mod generate;
 mod host;
+mod initramfs;
 mod kernel;
 mod lint;
 mod pack;

@@ -158,7 +158,7 @@ fn of_system(name: &str) -> Result<Vec<Subject>, Failure> {
                 let package = packages.iter().find(|package| package.manifest == manifest);
                 package.map(|package| one_of(package, bin.as_deref())).transpose()?
             }
-            Artifact::File(_) | Artifact::Made(_) => None,
+            Artifact::File(_) | Artifact::Made(_) | Artifact::DebianKernel(_) | Artifact::Busybox => None,
         };
         subjects.push(Subject { name, artifact: artifact.clone(), allowances: allowances.unwrap_or_default() });
     }
@@ -179,6 +179,7 @@ pub fn audit_all(subjects: &[Subject], builder: &mut Builder, every_offset: bool
         let file = builder.obtain(&subject.artifact).map_err(|missing| match missing {
             Missing::Absent(what) => refused(codes::AUDIT_TARGET, Exit::Usage, &what),
             Missing::Broken(what) => refused(codes::KERNEL_BUILD, Exit::Usage, &what),
+            Missing::Package(what) => refused(codes::PACKAGE, Exit::Unfit, &what),
         })?;
         reports.push(audit_file(subject, &file, every_offset)?);
     }
@@ -187,12 +188,10 @@ pub fn audit_all(subjects: &[Subject], builder: &mut Builder, every_offset: bool
 
 /// Audits one file.
 fn audit_file(subject: &Subject, file: &Path, every_offset: bool) -> Result<Report, Failure> {
-    let mut data = std::fs::read(file).context(file.display())?;
+    let data = std::fs::read(file).context(file.display())?;
     let shown = tree::shown(file);
     let unreadable = |what: String| refused(codes::AUDIT_FILE, Exit::Usage, &format!("`{shown}`: {what}"));
-    if kernel::is_image(&data) {
-        data = kernel::unpack(&data).map_err(|fault| unreadable(fault.to_string()))?;
-    }
+    let data = kernel::extract(data).map_err(|fault| unreadable(fault.to_string()))?;
     audit::audit(&subject.name, &shown, &data, &subject.allowances, every_offset).map_err(|what| unreadable(what.0))
 }
 

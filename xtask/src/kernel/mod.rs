@@ -1,10 +1,11 @@
-//! Linux kernel images: the ELF file in a `bzImage`, which is what distributions ship as `vmlinuz`.
+//! Kernels as distributions ship them: the ELF file in a `bzImage`, which is what they name `vmlinuz`.
 //!
 //! Source: the x86 boot protocol (Documentation/arch/x86/boot.rst of Linux), for the header's fields.
 
 mod decompress;
 #[cfg(test)]
 mod tests;
+pub mod xen;
 
 use std::fmt;
 
@@ -48,13 +49,30 @@ const VERSION_2_08: u16 = 0x0208;
 /// More than any kernel has; a damaged image must not ask for all memory.
 const MOST_BYTES: usize = 1 << 30;
 
+/// The ELF file in a kernel's file: in a `bzImage`, packed with gzip, or as it is.
+pub fn extract(data: Vec<u8>) -> Result<Vec<u8>, Fault> {
+    if is_image(&data) {
+        return unpack(&data);
+    }
+    if !decompress::is_gzip(&data) {
+        return Ok(data);
+    }
+    let kernel = decompress::gzip(&data, MOST_BYTES)?;
+    if kernel.len() > MOST_BYTES { Err(too_large(kernel.len())) } else { Ok(kernel) }
+}
+
+/// The fault of a kernel that would take all memory.
+fn too_large(bytes: usize) -> Fault {
+    Fault::Damaged(format!("a kernel of {bytes} bytes"))
+}
+
 /// Whether the bytes are a `bzImage`.
-pub fn is_image(data: &[u8]) -> bool {
+fn is_image(data: &[u8]) -> bool {
     u16_at(data, field::BOOT_FLAG) == Some(0xaa55) && data.get(field::MAGIC..field::MAGIC + 4) == Some(b"HdrS")
 }
 
 /// The kernel in a `bzImage`.
-pub fn unpack(data: &[u8]) -> Result<Vec<u8>, Fault> {
+fn unpack(data: &[u8]) -> Result<Vec<u8>, Fault> {
     if u16_at(data, field::VERSION).is_none_or(|version| version < VERSION_2_08) {
         return Err(Fault::Old);
     }
@@ -73,9 +91,9 @@ pub fn unpack(data: &[u8]) -> Result<Vec<u8>, Fault> {
     let (packed, size) = payload.split_last_chunk::<4>().ok_or_else(cut)?;
     let size = u32::from_le_bytes(*size) as usize;
     if size > MOST_BYTES {
-        return Err(Fault::Damaged(format!("a kernel of {size} bytes")));
+        return Err(too_large(size));
     }
-    let kernel = decompress::decompress(packed, size)?;
+    let kernel = decompress::decompress(packed, payload, size)?;
     if kernel.len() != size {
         return Err(Fault::Damaged(format!("{} bytes came out, not {size}", kernel.len())));
     }

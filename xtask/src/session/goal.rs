@@ -57,6 +57,8 @@ pub struct Step {
 pub enum Action {
     /// Waits for a line of the VM that holds the text.
     Expect(String),
+    /// Waits for a line of the VM that ends with the text and does not end itself: the VM waits for input.
+    Prompt(String),
     /// Sends the text and a newline to the VM.
     Send(String),
     /// Presses the secure attention key.
@@ -72,7 +74,7 @@ pub enum Press {
     Break,
 }
 
-/// Reads a script: lines `VM expect TEXT`, `VM send TEXT` and `* attention`, and comments.
+/// Reads a script: lines `VM expect TEXT`, `VM prompt TEXT`, `VM send TEXT` and `* attention`, and comments.
 pub fn parse_script(text: &str) -> Result<Vec<Step>, String> {
     let mut steps = Vec::new();
     for (index, line) in text.lines().enumerate() {
@@ -80,13 +82,15 @@ pub fn parse_script(text: &str) -> Result<Vec<Step>, String> {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let wrong = || format!("line {}: `{line}` is neither `VM expect TEXT` nor `VM send TEXT`", index + 1);
+        let wrong =
+            || format!("line {}: `{line}` is none of `VM expect TEXT`, `VM prompt TEXT`, `VM send TEXT`", index + 1);
         let (vm, rest) = line.split_once(char::is_whitespace).ok_or_else(wrong)?;
         let rest = rest.trim_start();
         let (verb, text) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
         let text = text.trim_start().to_owned();
         let action = match verb {
             "expect" if !text.is_empty() => Action::Expect(text),
+            "prompt" if vm != "*" && !text.is_empty() => Action::Prompt(text),
             "send" => Action::Send(text),
             "attention" if vm == "*" && text.is_empty() => Action::Attention,
             _ => return Err(wrong()),
@@ -112,6 +116,8 @@ pub struct Progress<'a> {
     switches: usize,
     vms: Vec<String>,
     reactions: Vec<&'a (String, Reaction)>,
+    /// The VM to which a text was sent and which has ended no line since: its prompt is the answered one.
+    answered: Option<&'a str>,
     /// The keys that a person types.
     keys: Keys,
 }
@@ -127,6 +133,7 @@ impl<'a> Progress<'a> {
             switches: 0,
             vms: vms.to_vec(),
             reactions: goal.reactions.iter().collect(),
+            answered: None,
             keys: Keys::default(),
         }
     }
@@ -141,6 +148,7 @@ impl<'a> Progress<'a> {
         let texts = self.unseen.iter().map(|text| format!("expect `{text}`"));
         let steps = self.steps.iter().map(|step| match &step.action {
             Action::Expect(text) => format!("script: {} expect {text}", step.vm),
+            Action::Prompt(text) => format!("script: {} prompt {text}", step.vm),
             Action::Send(text) => format!("script: {} send {text}", step.vm),
             Action::Attention => "* attention".to_owned(),
         });
@@ -152,6 +160,9 @@ impl<'a> Progress<'a> {
         if let Some(name) = self.switched_to(line) {
             self.foreground = Some(name);
             self.switching = false;
+        }
+        if self.answered.is_some_and(|vm| content_of(vm, line).is_some()) {
+            self.answered = None;
         }
         self.unseen.retain(|text| !line.contains(text));
         self.step(line);
@@ -177,6 +188,15 @@ impl<'a> Progress<'a> {
         }
         self.unseen.retain(|text| !line.contains(text));
         self.step(line);
+        let Some(step) = self.steps.front() else {
+            return;
+        };
+        if let Action::Prompt(text) = &step.action
+            && self.answered != Some(&step.vm)
+            && content_of(&step.vm, line).is_some_and(|content| content.trim_end().ends_with(text.as_str()))
+        {
+            self.steps.pop_front();
+        }
     }
 
     /// Ends the current step if the line is what it waits for.
@@ -187,13 +207,7 @@ impl<'a> Progress<'a> {
         let Action::Expect(text) = &step.action else {
             return;
         };
-        let content = if step.vm == "*" {
-            Some(line)
-        } else {
-            line.strip_prefix('[')
-                .and_then(|rest| rest.strip_prefix(step.vm.as_str()))
-                .and_then(|rest| rest.strip_prefix(']'))
-        };
+        let content = if step.vm == "*" { Some(line) } else { content_of(&step.vm, line) };
         if content.is_some_and(|content| content.contains(text.as_str())) {
             self.steps.pop_front();
         }
@@ -205,7 +219,7 @@ impl<'a> Progress<'a> {
         let step = self.steps.front()?;
         let text = match &step.action {
             Action::Send(text) => text,
-            Action::Expect(_) => return None,
+            Action::Expect(_) | Action::Prompt(_) => return None,
             Action::Attention => {
                 self.steps.pop_front();
                 return Some(Press::Break);
@@ -214,6 +228,7 @@ impl<'a> Progress<'a> {
         let ready = step.vm == "*" || self.foreground.as_deref() == Some(&step.vm);
         if ready {
             let bytes = format!("{text}\n").into_bytes();
+            self.answered = Some(&step.vm);
             self.steps.pop_front();
             self.switches = 0;
             return Some(Press::Bytes(bytes));
@@ -230,6 +245,11 @@ impl<'a> Progress<'a> {
     pub fn key(&mut self, byte: u8) -> Key {
         self.keys.take(byte)
     }
+}
+
+/// What stands behind the prefix of a VM, if the line is one of its lines.
+fn content_of<'line>(vm: &str, line: &'line str) -> Option<&'line str> {
+    line.strip_prefix('[')?.strip_prefix(vm)?.strip_prefix(']')
 }
 
 #[cfg(test)]
@@ -254,6 +274,32 @@ mod tests {
         assert_eq!(progress.next_send(), Some(Press::Bytes(b"echo hi there\n".to_vec())));
         assert!(!progress.reached());
         progress.line("[shell] hi there");
+        assert!(progress.reached());
+    }
+
+    #[test]
+    fn a_prompt_is_a_line_that_waits_and_not_the_one_that_was_answered() {
+        let script = "sh prompt / #\nsh send echo '/ #'\nsh prompt / #\nsh send exit\n";
+        let goal = Goal { script: parse_script(script).unwrap(), ..Goal::default() };
+        let mut progress = Progress::new(&goal, &["sh".into(), "other".into()]);
+        progress.line("cloister: the console's input goes to [sh] from now on");
+        progress.partial("[sh] / # is not at the end");
+        progress.partial("[other] / # ");
+        progress.line("[sh] a whole line / #");
+        assert_eq!(progress.next_send(), None);
+        progress.partial("[sh] / # ");
+        assert_eq!(progress.next_send(), Some(Press::Bytes(b"echo '/ #'\n".to_vec())));
+        progress.partial("[sh] / # ");
+        progress.partial("[sh] / # echo '/ #");
+        assert_eq!(progress.next_send(), None, "that is the old prompt, and what was typed behind it");
+        progress.line("[other] says something");
+        progress.partial("[sh] / # ");
+        assert_eq!(progress.next_send(), None, "still the old one");
+        progress.line("[sh] / # echo '/ #'");
+        progress.line("[sh] / #");
+        assert_eq!(progress.unmet().len(), 2);
+        progress.partial("[sh] / # ");
+        assert_eq!(progress.next_send(), Some(Press::Bytes(b"exit\n".to_vec())));
         assert!(progress.reached());
     }
 
@@ -293,5 +339,6 @@ mod tests {
         assert!(parse_script("shell attention").is_err(), "it is not for a VM");
         assert!(parse_script("shell").is_err());
         assert!(parse_script("shell expect").is_err());
+        assert!(parse_script("* prompt #").is_err(), "a prompt is some VM's");
     }
 }

@@ -92,6 +92,27 @@ fn a_script_talks_to_the_machine() {
 }
 
 #[test]
+fn a_script_talks_to_a_shell_whose_prompt_ends_no_line() {
+    let goal = Goal {
+        script: parse_script(
+            "* expect goes to\na prompt / #\na send one\na prompt / #\na send two\na expect did two\n",
+        )
+        .unwrap(),
+        timeout: Some(Duration::from_secs(20)),
+        ..Goal::default()
+    };
+    // The terminal echoes what is typed; the prompt comes in pieces, and again before it is answered.
+    let shell =
+        "echo 'cloister: the console'\\''s input goes to [a] from now on'; printf '[a] / '; sleep 0.1; printf '# ';
+        read word; printf '\\r\\033[K[a] / # '; sleep 0.1; echo \"$word\"; sleep 0.2; echo \"[a] did $word\";
+        printf '[a] / # '; read word; echo \"$word\"; echo \"[a] did $word\"; exec sleep 15";
+    let outcome = session(shell, &goal);
+    assert_eq!(outcome.exit, Exit::Success, "{outcome:?}");
+    let lines: Vec<&str> = outcome.transcript.iter().map(String::as_str).collect();
+    assert!(lines.contains(&"[a] did one") && lines.contains(&"[a] / # two"), "{lines:?}");
+}
+
+#[test]
 fn what_the_emulator_complains_about_is_kept() {
     let outcome = session("echo 'no such machine' >&2; exit 1", &Goal::default());
     assert_eq!((outcome.exit, outcome.complaints.len()), (Exit::Usage, 1), "{outcome:?}");
