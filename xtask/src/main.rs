@@ -13,6 +13,7 @@ mod elf;
 mod error;
 mod generate;
 mod host;
+mod initramfs;
 mod kernel;
 mod lint;
 mod pack;
@@ -123,5 +124,15 @@ fn main() -> ExitCode {
             eprintln!("{failure}");
             failure.exit.into()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_of_all_commands_fit_together() {
+        super::Arguments::command().debug_assert();
     }
 }

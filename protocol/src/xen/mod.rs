@@ -361,6 +361,40 @@ pub mod physdev {
     pub const SET_IOBITMAP: u64 = 7;
 }
 
+/// Types of the ELF notes by which a kernel says what it wants.
+pub mod note {
+    /// Who owns them.
+    pub const OWNER: &[u8] = b"Xen";
+    /// Where the first vCPU starts.
+    pub const ENTRY: u32 = 1;
+    /// The page of call stubs to fill.
+    pub const HYPERCALL_PAGE: u32 = 2;
+    /// Where guest frame 0 appears.
+    pub const VIRT_BASE: u32 = 3;
+    /// What is subtracted from the physical addresses of the ELF file.
+    pub const PADDR_OFFSET: u32 = 4;
+    /// Begins with [`VERSION`].
+    pub const XEN_VERSION: u32 = 5;
+    /// The kernel's name.
+    pub const GUEST_OS: u32 = 6;
+    /// Begins with [`GENERIC`].
+    pub const LOADER: u32 = 8;
+    /// Where the list of machine frames is to be mapped.
+    pub const INIT_P2M: u32 = 15;
+    /// Not 0 if the initial RAM disk may be left unmapped.
+    pub const MOD_START_PFN: u32 = 16;
+    /// The entry of guests that have their own page tables in hardware: not for us.
+    pub const PHYS32_ENTRY: u32 = 18;
+    /// The version of the interface.
+    pub const VERSION: &[u8] = b"xen-3.0";
+    /// The loader that needs nothing special.
+    pub const GENERIC: &[u8] = b"generic";
+    /// The kernel that may be silent about its loader.
+    pub const LINUX: &[u8] = b"linux";
+    /// The section that kernels without notes have instead: text `KEY=VALUE,...`.
+    pub const LEGACY_SECTION: &[u8] = b"__xen_guest";
+}
+
 /// Commands of `console_io`.
 #[expect(missing_docs, reason = "each is named as in Xen's headers; the personality's page explains them")]
 pub mod console {

@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::error::{Context, Exit, Failure};
+use crate::host::debian;
 use crate::system::Artifact;
 use crate::system::assemble::{Artifacts, Missing};
 use crate::tree;
@@ -45,7 +46,7 @@ impl Builder {
         let built = if recounts { self.recounting() } else { self.obtain(&plain_hypervisor()) };
         match built {
             Ok(path) => Ok(path),
-            Err(Missing::Absent(what) | Missing::Broken(what)) => {
+            Err(Missing::Absent(what) | Missing::Broken(what) | Missing::Package(what)) => {
                 Err(Failure::new(Exit::Usage, format_args!("error: the hypervisor was not built: {what}")))
             }
         }
@@ -119,6 +120,8 @@ impl Artifacts for Builder {
             Artifact::Package(package, bin) => self.cargo(&tree::root(), Some(package), bin.as_deref(), &[]),
             Artifact::Folder(folder, bin) => self.cargo(folder, None, bin.as_deref(), &[]),
             Artifact::Made(path) => make(path),
+            Artifact::DebianKernel(flavour) => debian::kernel(*flavour).map_err(Missing::Package),
+            Artifact::Busybox => debian::busybox().map_err(Missing::Package),
             Artifact::File(path) if path.is_file() => Ok(path.clone()),
             Artifact::File(path) => Err(Missing::Absent(format!("there is no file `{}`", path.display()))),
         };

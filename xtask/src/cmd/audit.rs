@@ -158,7 +158,7 @@ fn of_system(name: &str) -> Result<Vec<Subject>, Failure> {
                 let package = packages.iter().find(|package| package.manifest == manifest);
                 package.map(|package| one_of(package, bin.as_deref())).transpose()?
             }
-            Artifact::File(_) | Artifact::Made(_) => None,
+            Artifact::File(_) | Artifact::Made(_) | Artifact::DebianKernel(_) | Artifact::Busybox => None,
         };
         subjects.push(Subject { name, artifact: artifact.clone(), allowances: allowances.unwrap_or_default() });
     }
@@ -179,6 +179,7 @@ pub fn audit_all(subjects: &[Subject], builder: &mut Builder, every_offset: bool
         let file = builder.obtain(&subject.artifact).map_err(|missing| match missing {
             Missing::Absent(what) => refused(codes::AUDIT_TARGET, Exit::Usage, &what),
             Missing::Broken(what) => refused(codes::KERNEL_BUILD, Exit::Usage, &what),
+            Missing::Package(what) => refused(codes::PACKAGE, Exit::Unfit, &what),
         })?;
         reports.push(audit_file(subject, &file, every_offset)?);
     }

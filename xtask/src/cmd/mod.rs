@@ -23,7 +23,9 @@ use std::path::{Path, PathBuf};
 use crate::build::{Builder, Profile};
 use crate::decode::Programs;
 use crate::error::{Context, Exit, Failure};
+use crate::host::major_version;
 use crate::pack;
+use crate::qemu::Program;
 use crate::system::assemble::{Assembly, assemble};
 use crate::system::document::{ConfigError, Place, Source};
 use crate::system::{self, System};
@@ -46,6 +48,8 @@ pub struct Prepared {
     pub image: PathBuf,
     /// The ELF files, for decoding.
     pub programs: Programs,
+    /// MiB of the machine.
+    pub memory_mib: u64,
 }
 
 /// The system of a name or path, parsed and checked.
@@ -98,22 +102,41 @@ fn refused(errors: &[ConfigError]) -> Failure {
     Failure::new(Exit::SystemFile, texts.join("\n\n"))
 }
 
-/// Builds everything that a system is made of and checks it.
-pub fn build(system: &System, builder: &mut Builder, memory_mib: u64) -> Result<Assembly, Failure> {
-    assemble(system, builder, memory_mib).map_err(|errors| refused(&errors))
+/// Builds everything that a system is made of and checks it, for a machine of so much memory or of enough.
+pub fn build(system: &System, builder: &mut Builder, memory_mib: impl Into<Option<u64>>) -> Result<Assembly, Failure> {
+    assemble(system, builder, memory_mib.into()).map_err(|errors| refused(&errors))
 }
 
 /// Builds a system and writes its image.
-pub fn prepare(system: &System, builder: &mut Builder, memory_mib: u64) -> Result<Prepared, Failure> {
+pub fn prepare(
+    system: &System,
+    builder: &mut Builder,
+    memory_mib: impl Into<Option<u64>>,
+) -> Result<Prepared, Failure> {
     let recounts = system.test.as_ref().is_some_and(|test| test.recount);
     let hypervisor = builder.hypervisor(recounts)?;
     let assembly = build(system, builder, memory_mib)?;
     let image = tree::work().join(format!("{}.img", system.name));
     write(&image, &pack::pack(&assembly)?)?;
+    let memory_mib = assembly.memory_mib;
     let names = assembly.manifest.vms.iter().map(|vm| vm.name.clone());
     let vms: Vec<(String, Vec<PathBuf>)> = names.zip(assembly.programs).collect();
     let programs = Programs::new(&hypervisor, &vms).with_places(system.label_places());
-    Ok(Prepared { programs, hypervisor, image })
+    Ok(Prepared { programs, hypervisor, image, memory_mib })
+}
+
+/// The first version of QEMU in which `iretq` of ring 3 reads its frame as ring 3 under SMAP.
+const QEMU_WITH_SMAP: u32 = 9;
+
+/// A CPU model on which the system's VMs run in this emulator. Kernels of Xen VMs execute `iretq` in ring 3.
+pub fn suited_cpu(model: &str, system: &System, program: &Program) -> String {
+    let has_xen = system.vms.iter().any(|vm| vm.xen.is_some());
+    let is_old = || major_version(program).is_some_and(|version| version < QEMU_WITH_SMAP);
+    if has_xen && !model.contains("smap") && is_old() {
+        eprintln!("xtask: this QEMU reads the frame of a ring-3 iretq wrongly under SMAP: -cpu {model},-smap");
+        return format!("{model},-smap");
+    }
+    model.to_owned()
 }
 
 /// The profile of a `--debug` flag.

@@ -48,7 +48,7 @@ impl Segment {
     }
 
     /// The addresses of its pages.
-    fn range(&self) -> Range<u64> {
+    pub fn range(&self) -> Range<u64> {
         self.address..self.address.saturating_add(self.pages().saturating_mul(PAGE_SIZE))
     }
 }
@@ -64,7 +64,7 @@ pub struct Fault {
 
 impl Fault {
     /// A fault with its details.
-    fn new(code: &'static Code, what: impl Into<String>) -> Fault {
+    pub fn new(code: &'static Code, what: impl Into<String>) -> Fault {
         Fault { code, what: what.into() }
     }
 }
@@ -198,7 +198,7 @@ fn outside(address: u64, memory: u64, place: &str) -> Fault {
 }
 
 /// Mapping flags of segment flags.
-fn flags(raw: u32) -> MapFlags {
+pub fn flags(raw: u32) -> MapFlags {
     let mut flags = MapFlags::empty();
     flags.set(MapFlags::WRITE, raw & elf::PF_W != 0);
     flags.set(MapFlags::EXECUTE, raw & elf::PF_X != 0);

@@ -109,6 +109,9 @@ codes! {
     PORTS = "HV-CFG-027", "the ports cannot be given",
         "Each I/O port belongs to one VM at most. Ports of the hypervisor's own devices, and of devices that reach memory by themselves or reset the machine, belong to no VM.",
         "leave the range out";
+    PERSONALITY = "HV-CFG-028", "a key of another personality",
+        "A VM speaks the native ABI or, with `personality = \"xen\"`, Xen's. Some keys are for one of them only.",
+        "remove the key, or give the VM the other personality";
     POLICY_UNREADABLE = "HV-POL-001", "the policy file cannot be read",
         "`policy` names a file beside the system file. Without the file there is no policy, and without a policy nothing runs.",
         "check the path; it is relative to the system file";
@@ -160,6 +163,9 @@ codes! {
     TOOL_MISSING = "HV-HOST-004", "a tool is missing",
         "The command needs a program that is not installed.",
         "run the command that `cargo xtask doctor` prints";
+    PACKAGE = "HV-HOST-005", "a Debian package cannot be had",
+        "Stock kernels and busybox come as packages of Debian. They are downloaded with apt-get, unpacked below target/, and not installed.",
+        "run it where apt-get reaches a Debian mirror, or name files of your own (--kernel, --initrd; `path`, `initrd`)";
     MACHINE_RESET = "HV-RUN-001", "the machine reset",
         "QEMU ended by itself: a triple fault, which is a defect of the hypervisor.",
         "run again with --debug, or report it with the console's last lines";
@@ -187,6 +193,24 @@ codes! {
     VM_AUDIT = "HV-VM-005", "a VM died because its share of the audit log was full",
         "The policy says `on-full = \"halt-offender\"`, and the VM caused records faster than they leave.",
         "find out which of its calls are refused (`cargo xtask audit-log`), or let the policy count what is lost";
+    XEN_NO_ENTRY = "HV-XEN-001", "the kernel has no Xen PV entry",
+        "A Xen VM starts at the 64-bit PV entry that the kernel's notes name. Kernels for PVH or HVM only need virtualization hardware, which Cloister does without.",
+        "use a kernel that is built with CONFIG_XEN_PV=y, such as Debian's";
+    XEN_NOT_64 = "HV-XEN-002", "the kernel is not a 64-bit one for x86-64",
+        "The Xen personality serves 64-bit PV kernels; programs above them may be 32-bit ones.",
+        "use the 64-bit build of the kernel";
+    XEN_OTHER = "HV-XEN-003", "the kernel is for another Xen or another loader",
+        "The notes must state version xen-3.0, and the loader generic (or the system linux).",
+        "use a kernel for Xen 3.0 or newer";
+    XEN_NOTES = "HV-XEN-004", "the kernel's Xen notes cannot be obeyed",
+        "The notes are cut, or two of them contradict each other.",
+        "mend the notes; xen/include/public/elfnote.h of Xen says what each means";
+    XEN_PLACE = "HV-XEN-005", "the kernel cannot lie where it wants to",
+        "Addresses of a Xen kernel are VIRT_BASE - PADDR_OFFSET + p_paddr. They must lie behind VIRT_BASE (a multiple of 4 MiB), not overlap, and keep out of 0xffff800000000000 to 0xffff87ffffffffff, which the hypervisor owns; entry and hypercall page lie within, the p2m list outside.",
+        "correct the linker script or the notes";
+    XEN_IMAGE = "HV-XEN-006", "not a kernel image",
+        "A Xen VM's kernel is a bzImage of Linux or an ELF file with fixed addresses, as it is or packed with gzip.",
+        "name another file, or unpack it first (scripts/extract-vmlinux of Linux)";
     LOG_EMPTY = "HV-LOG-001", "there is no audit log",
         "The file holds no audit records: it is not what a serial line said, or the run ended before the log began.",
         "run the system first; `cargo xtask run NAME` saves the line, `cargo xtask audit-log NAME` reads it";
@@ -200,7 +224,7 @@ codes! {
         "An allowance for a site that is gone would hide the next one that comes there.",
         "remove it from [package.metadata.cloister], or correct its symbol or rule";
     AUDIT_FILE = "HV-AUD-003", "the file cannot be audited",
-        "Audited are 64-bit ELF files for x86-64, and bzImage files of Linux that are packed with xz or LZ4.",
+        "Audited are 64-bit ELF files for x86-64, and bzImage files of Linux.",
         "name a kernel or program for x86-64; other kernel images have to be unpacked first";
     AUDIT_METADATA = "HV-AUD-004", "the allowances of a crate cannot be read",
         "`audit` in [package.metadata.cloister] is a list of tables with rules, reason and perhaps symbol; a misspelt one would allow nothing or too much.",

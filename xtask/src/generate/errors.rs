@@ -22,7 +22,7 @@ pub fn pages() -> Vec<Page> {
     let list = table(&["code", "what"], &rows);
     let text = format!(
         "{GENERATED}# Error codes\n\nA code keeps its meaning for ever. `HV-CFG` codes are about system files, `HV-HOST` codes about \
-         the machine that builds, `HV-RUN` codes about a run, `HV-VM` codes about a VM that died, `HV-LOG` codes about the audit log, `HV-AUD` codes \
+         the machine that builds, `HV-RUN` codes about a run, `HV-VM` codes about a VM that died, `HV-XEN` codes about Xen kernels, `HV-LOG` codes about the audit log, `HV-AUD` codes \
          about what `cargo xtask audit` found.\n\n{list}"
     );
     pages.push(("README.md".to_owned(), text));

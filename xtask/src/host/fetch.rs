@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use super::debian::{self, Apt};
 use super::{find, has_target, is_root, private_tools, qemu};
 use crate::build::TARGET;
 use crate::error::codes::{self, Code};
@@ -103,8 +104,8 @@ fn install_qemu() -> Result<(), Failure> {
     if is_root() {
         return install(&["qemu-system-x86"]);
     }
-    say("QEMU is missing: unpacking Debian's packages below target/, nothing is installed");
-    unpack_qemu(&private_tools())
+    say("QEMU is missing: unpacking Debian's packages below target/");
+    unpack_qemu(&private_tools()).map_err(|what| missing(codes::QEMU_MISSING, &format!("{what}; {}", instructions())))
 }
 
 /// Installs packages with apt-get, as root.
@@ -140,61 +141,13 @@ fn apt(words: &[&str], packages: &[&str]) -> Result<bool, Failure> {
 const QEMU_PACKAGES: [&str; 4] = ["qemu-system-x86", "qemu-system-common", "qemu-system-data", "seabios"];
 
 /// Downloads QEMU's packages with what they need, and unpacks them into a folder.
-fn unpack_qemu(folder: &Path) -> Result<(), Failure> {
-    let packages = folder.join("packages");
-    std::fs::create_dir_all(packages.join("partial")).context(packages.display())?;
-    // The lists of the system may be missing or old, and belong to root: take our own.
-    let lists = folder.join("lists");
-    std::fs::create_dir_all(lists.join("partial")).context(lists.display())?;
-    let options = [
-        "-o".to_owned(),
-        "Debug::NoLocking=1".to_owned(),
-        "-o".to_owned(),
-        format!("Dir::State::Lists={}", lists.display()),
-        "-o".to_owned(),
-        format!("Dir::Cache={}", folder.join("cache").display()),
-    ];
-    let options: Vec<&str> = options.iter().map(String::as_str).collect();
-    if !apt(&options, &["update", "-q"])? {
-        return Err(missing(codes::QEMU_MISSING, &instructions()));
-    }
-    let listed = super::output(Command::new("apt-get").args(&options).args([
-        "--print-uris",
-        "-y",
-        "--no-install-recommends",
-        "install",
-        "qemu-system-x86",
-    ]));
-    let listed = listed.unwrap_or_default();
+fn unpack_qemu(folder: &Path) -> Result<(), String> {
+    let apt = Apt::new(&debian::shelf())?;
+    apt.update()?;
+    let listed = apt.listed("qemu-system-x86");
     let mut names: Vec<&str> = listed.lines().filter_map(package_name).collect();
     names.extend(QEMU_PACKAGES.iter().filter(|name| !listed.contains(&format!(" {name}_"))));
-    let status = Command::new("apt-get")
-        .args(&options)
-        .arg("download")
-        .args(&names)
-        .current_dir(&packages)
-        .stdin(Stdio::null())
-        .stdout(std::io::stderr())
-        .status()
-        .context("apt-get does not start")?;
-    if !status.success() {
-        return Err(missing(codes::QEMU_MISSING, &instructions()));
-    }
-    unpack(&packages, folder)
-}
-
-/// Unpacks all packages of a folder into another.
-fn unpack(packages: &Path, folder: &Path) -> Result<(), Failure> {
-    let entries = std::fs::read_dir(packages).context(packages.display())?;
-    let files = entries.flatten().map(|entry| entry.path());
-    for file in files.filter(|path| path.extension().is_some_and(|extension| extension == "deb")) {
-        let unpacked = Command::new("dpkg-deb").arg("-x").arg(&file).arg(folder).status();
-        if !unpacked.is_ok_and(|status| status.success()) {
-            let what = format!("{} cannot be unpacked", file.display());
-            return Err(missing(codes::QEMU_MISSING, &what));
-        }
-    }
-    Ok(())
+    apt.unpack(&names, &[], folder)
 }
 
 /// The package of a line `'URI' name_version_arch.deb size hash`.

@@ -1,6 +1,7 @@
 //! What this host has and lacks. `check` looks, `fetch` gets what is missing.
 
 pub mod check;
+pub mod debian;
 pub mod fetch;
 
 use std::path::{Path, PathBuf};
@@ -35,6 +36,18 @@ pub fn qemu() -> Option<Program> {
         return path.is_file().then(|| Program { path, ..Program::default() });
     }
     find(QEMU).map(|path| Program { path, ..Program::default() }).or_else(|| private_qemu(&private_tools()))
+}
+
+/// The first number of an emulator's version, if it tells.
+pub fn major_version(program: &Program) -> Option<u32> {
+    let text = output(Command::new(&program.path).arg("--version").envs(program.environment.iter().cloned()))?;
+    major(&text)
+}
+
+/// The first number behind the word `version`.
+fn major(text: &str) -> Option<u32> {
+    let (_, version) = text.split_once("version ")?;
+    version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 /// A copy of QEMU that was unpacked into a folder of our own.
@@ -72,4 +85,15 @@ pub fn is_root() -> bool {
 pub fn output(command: &mut Command) -> Option<String> {
     let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_version_of_an_emulator_is_read() {
+        let debian = "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)\nCopyright (c) 2003-2022";
+        assert_eq!(super::major(debian), Some(7));
+        assert_eq!(super::major("QEMU emulator version 10.0.2"), Some(10));
+        assert_eq!(super::major("something else"), None);
+    }
 }

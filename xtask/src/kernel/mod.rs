@@ -5,6 +5,7 @@
 mod decompress;
 #[cfg(test)]
 mod tests;
+pub mod xen;
 
 use std::fmt;
 

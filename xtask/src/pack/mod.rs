@@ -128,6 +128,7 @@ mod tests {
             },
             payloads: vec![vec![1; 5000], vec![2; 5000]],
             programs: Vec::new(),
+            memory_mib: 512,
         }
     }
 

@@ -99,6 +99,10 @@ fn check_channel(source: Source<'_>, system: &System, channel: &ChannelSpec, err
     let [first, second] = ends.as_slice() else {
         return;
     };
+    if let Some(vm) = ends.iter().find(|vm| vm.xen.is_some()) {
+        let what = format!("`{}` speaks Xen's ABI, which has no channels", vm.name);
+        errors.push(source.error(codes::PERSONALITY, &channel.place, what));
+    }
     if first.name == second.name {
         let what = format!("both ends are `{}`", first.name);
         errors.push(source.error(codes::CHANNEL_TO_SELF, &channel.place, what));

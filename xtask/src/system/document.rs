@@ -155,6 +155,14 @@ impl<'a, 'e> TableReader<'a, 'e> {
         self.table.contains_key(key)
     }
 
+    /// Where a key's value stands, or the table if it does not stand there.
+    pub fn place_of(&self, key: &str) -> Place {
+        match self.table.get(key) {
+            Some(value) => Place { line: self.source.line(&value.span()), key: self.key_path(key) },
+            None => self.place(),
+        }
+    }
+
     /// A key with the tables that it stands in.
     fn key_path(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }

@@ -10,18 +10,21 @@ pub mod document;
 pub mod processor;
 #[cfg(test)]
 mod tests;
+pub mod xen;
 
 use std::path::{Path, PathBuf};
 
 use protocol::label::Label;
 use protocol::layout::{PAGE_SIZE, limit};
 use protocol::manifest::OnCrash;
-use protocol::processor::{PortRange, ProcessorPolicy};
+use protocol::processor::{Model, PortRange, ProcessorPolicy};
 use toml::de::DeTable;
 
 use crate::error::codes;
+use crate::host::debian::Flavour;
 use crate::policy::{self, Compiled};
 use document::{ConfigError, Place, Placed, Source, TableReader};
+use xen::XenSpec;
 
 /// A system as its file states it, checked as far as that goes without opening other files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +85,8 @@ pub struct VmSpec {
     pub command_line: String,
     /// Files for the kernel.
     pub modules: Vec<ModuleSpec>,
+    /// What it has if it speaks Xen's ABI.
+    pub xen: Option<XenSpec>,
 }
 
 /// One entry of `modules`.
@@ -104,6 +109,10 @@ pub enum Artifact {
     File(PathBuf),
     /// A file that `make` makes, in its folder.
     Made(PathBuf),
+    /// The current kernel of Debian.
+    DebianKernel(Flavour),
+    /// Debian's busybox that needs no libraries.
+    Busybox,
 }
 
 /// One `[[channel]]`.
@@ -128,8 +137,8 @@ pub struct TestSpec {
     pub forbid: Vec<String>,
     /// Numbers of CPUs, one run each.
     pub smp: Vec<u32>,
-    /// MiB of memory.
-    pub memory_mib: u64,
+    /// MiB of memory, if the file says.
+    pub memory_mib: Option<u64>,
     /// VMs whose console lines must be equal, their names apart.
     pub same: Vec<Placed<String>>,
     /// CPU models, one run each.
@@ -148,7 +157,7 @@ pub struct TestSpec {
     pub script: Option<PathBuf>,
 }
 
-/// Memory of the machine unless `--mem` or the test says otherwise, in MiB.
+/// Memory of the machine unless `--mem` or the test says otherwise, or the system needs more, in MiB.
 pub const DEFAULT_MEMORY_MIB: u64 = 512;
 
 /// Reads and checks the text of a system file. Paths in it are relative to `folder`.
@@ -216,7 +225,8 @@ fn named(place: &Place, list: &str, table: &DeTable<'_>) -> Place {
 fn read_vm(mut table: TableReader<'_, '_>, folder: &Path) -> Option<VmSpec> {
     let place = table.place();
     let name = read_name(&mut table, "name");
-    let kernel = read_artifact(&mut table, "kernel", codes::KERNEL_MISSING, folder);
+    let is_xen = xen::read_personality(&mut table);
+    let kernel = xen::read_kernel(&mut table, folder);
     let memory = table.size("memory");
     let pool = table.size("pool");
     let vcpus = table.number("vcpus", 1..=u64::from(limit::VCPUS));
@@ -227,26 +237,27 @@ fn read_vm(mut table: TableReader<'_, '_>, folder: &Path) -> Option<VmSpec> {
         let place = label.place.clone();
         Placed { value: read_label(TableReader::new(table.source(), label.value, label.place, table.errors())), place }
     });
-    let processor = processor::read_cpu(&mut table);
+    let processor = match processor::read_cpu(&mut table) {
+        // A stock kernel is there to use the machine.
+        policy if is_xen && !table.has("cpu") => ProcessorPolicy { model: Model::Host, ..policy },
+        policy => policy,
+    };
     let ports = processor::read_ports(&mut table);
     let on_crash = read_on_crash(&mut table);
-    let command_line = table.text("command-line");
-    if let Some(text) = &command_line
-        && text.value.len() > limit::COMMAND_LINE as usize
-    {
-        let what = format!("`command-line` has {} bytes, at most {}", text.value.len(), limit::COMMAND_LINE);
-        table.refuse(codes::BAD_VALUE, &text.place, what);
-    }
+    let command_line = read_command_line(&mut table, is_xen);
     let mut modules = Vec::new();
     for module in table.tables("modules") {
         let reader = TableReader::new(table.source(), module.value, module.place, table.errors());
         modules.extend(read_module(reader, folder));
     }
+    let xen = xen::read(&mut table, is_xen, folder);
     table.finish();
+    let kernel = kernel?;
+    let default_line = if is_xen { xen::default_command_line(&kernel.value) } else { "" };
+    let default_memory = if is_xen { xen::DEFAULT_MEMORY } else { DEFAULT_VM_MEMORY };
     Some(VmSpec {
         name: name?.value,
-        kernel: kernel?,
-        memory: frames(memory.unwrap_or(Placed { value: 16 << 20, place: place.clone() })),
+        memory: frames(memory.unwrap_or(Placed { value: default_memory, place: place.clone() })),
         place,
         pool_frames: pool.map(|pool| pool.value / PAGE_SIZE),
         vcpus: narrow(vcpus, 1),
@@ -256,9 +267,30 @@ fn read_vm(mut table: TableReader<'_, '_>, folder: &Path) -> Option<VmSpec> {
         processor,
         ports,
         on_crash,
-        command_line: command_line.map(|text| text.value).unwrap_or_default(),
+        command_line: command_line.unwrap_or_else(|| default_line.to_owned()),
+        kernel,
         modules,
+        xen,
     })
+}
+
+/// Memory of a native VM, if the file does not say.
+const DEFAULT_VM_MEMORY: u64 = 16 << 20;
+
+/// Reads `command-line`, whose length the ABI limits.
+fn read_command_line(table: &mut TableReader<'_, '_>, is_xen: bool) -> Option<String> {
+    let text = table.text("command-line")?;
+    let most = most_of_command_line(is_xen);
+    if text.value.len() > most {
+        let what = format!("`command-line` has {} bytes, at most {most}", text.value.len());
+        table.refuse(codes::BAD_VALUE, &text.place, what);
+    }
+    Some(text.value)
+}
+
+/// The most bytes of a command line.
+pub fn most_of_command_line(is_xen: bool) -> usize {
+    if is_xen { protocol::xen::COMMAND_LINE } else { limit::COMMAND_LINE as usize }
 }
 
 /// Bytes as frames.
@@ -413,7 +445,7 @@ fn read_test(mut table: TableReader<'_, '_>, folder: &Path) -> TestSpec {
         expect: plain(table.texts("expect")),
         forbid: plain(table.texts("forbid")),
         smp: if smp.is_empty() { vec![2] } else { smp },
-        memory_mib: table.number("mem", 64..=65_536).map_or(DEFAULT_MEMORY_MIB, |mem| mem.value),
+        memory_mib: table.number("mem", 64..=65_536).map(|mem| mem.value),
         same: table.texts("same"),
         cpu: if cpu.is_empty() { vec!["max".to_owned()] } else { cpu },
         timeout: table.number("timeout", 1..=3_600).map_or(60, |timeout| timeout.value),

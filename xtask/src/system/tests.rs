@@ -3,9 +3,13 @@ use std::path::{Path, PathBuf};
 
 use super::assemble::{Artifacts, Missing, assemble};
 use super::document::{ConfigError, Source, parse_size};
+use super::xen::Initrd;
 use super::{Artifact, System, parse};
 use crate::elf::tests::{ElfBuilder, note};
 use crate::error::codes::{self, Code};
+use crate::host::debian::Flavour;
+use crate::kernel::xen::tests::XenElf;
+use protocol::manifest::Personality;
 use protocol::processor::{FEATURES, Model, PortRange, ProcessorFeatures as F, ProcessorPolicy, TimeSource, X86_64_V3};
 
 fn read(text: &str) -> Result<System, Vec<ConfigError>> {
@@ -316,6 +320,8 @@ impl Artifacts for Files {
             Artifact::Folder(path, _) | Artifact::File(path) | Artifact::Made(path) => {
                 path.file_name().unwrap().to_str().unwrap().to_owned()
             }
+            Artifact::DebianKernel(_) => "debian".to_owned(),
+            Artifact::Busybox => "busybox".to_owned(),
         };
         match self.broken.get(&name) {
             Some(missing) => Err(missing.clone()),
@@ -328,7 +334,7 @@ impl Artifacts for Files {
 fn assembled_badly(test: &str, kernel: Vec<u8>, more: &str, memory_mib: u64) -> ConfigError {
     let mut files = Files::new(test, &[("a", ElfBuilder::default().build()), ("b", kernel)]);
     let system = read(&format!("{TWO}{more}")).unwrap();
-    let errors = assemble(&system, &mut files, memory_mib).expect_err("it is accepted");
+    let errors = assemble(&system, &mut files, Some(memory_mib)).expect_err("it is accepted");
     assert_eq!(errors.len(), 1, "{errors:#?}");
     errors.into_iter().next().unwrap()
 }
@@ -355,7 +361,7 @@ fn kernels_and_modules_that_cannot_be_had_are_named() {
     let mut files = Files::new("missing", &[("a", ElfBuilder::default().build())]);
     files.broken.insert("a".into(), Missing::Broken("no".into()));
     let system = read(&format!("{TWO}modules = [{{ name = \"m\", path = \"gone\" }}]\n")).unwrap();
-    let errors = assemble(&system, &mut files, 512).unwrap_err();
+    let errors = assemble(&system, &mut files, Some(512)).unwrap_err();
     let found: Vec<(&str, usize)> = errors.iter().map(|error| (error.code.id, error.line)).collect();
     assert_eq!(found, [(codes::KERNEL_BUILD.id, 3), (codes::KERNEL_MISSING.id, 7), (codes::MODULE.id, 8)]);
 }
@@ -375,9 +381,134 @@ fn an_assembly_stores_equal_payloads_once_and_keeps_the_order() {
     let elf = ElfBuilder::default().build();
     let mut files = Files::new("order", &[("a", elf.clone()), ("b", elf)]);
     let text = format!("{TWO}[[channel]]\nname = \"c\"\nbetween = [\"b\", \"a\"]\n");
-    let assembly = assemble(&read(&text).unwrap(), &mut files, 512).unwrap();
+    let assembly = assemble(&read(&text).unwrap(), &mut files, Some(512)).unwrap();
     assert_eq!(assembly.payloads.len(), 2);
     assert_eq!(assembly.manifest.vms[1].name, "b");
     assert_eq!(assembly.manifest.vms[0].segments, assembly.manifest.vms[1].segments);
     assert_eq!(assembly.manifest.channels[0].ends, [1, 0]);
+}
+
+/// A VM of Xen's ABI with these keys.
+fn xen(keys: &str) -> String {
+    format!("{TWO}[[vm]]\nname = \"x\"\npersonality = \"xen\"\n{keys}\n")
+}
+
+#[test]
+fn a_xen_vm_has_a_kernel_a_disk_and_a_long_command_line() {
+    let line = "x".repeat(1023);
+    let system = read(&xen(&format!("path = \"vmlinuz\"\ninitrd = \"disk\"\ncommand-line = \"{line}\""))).unwrap();
+    let vm = &system.vms[2];
+    assert_eq!(vm.kernel.value, Artifact::File("/nonexistent/vmlinuz".into()));
+    assert_eq!((vm.memory.value, vm.pool_frames, vm.vcpus), (65536, None, 1));
+    assert_eq!((vm.command_line.as_str(), vm.processor.model), (line.as_str(), Model::Host));
+    let Some(Initrd::File(file)) = &vm.xen.as_ref().unwrap().initrd else { panic!("{vm:?}") };
+    assert_eq!((&file.value, file.place.line), (&Artifact::File("/nonexistent/disk".into()), 12));
+    let vm = &read(&xen("path = \"mini\"\ncpu = \"baseline\"")).unwrap().vms[2];
+    assert_eq!((vm.xen.as_ref().unwrap().initrd.is_none(), vm.command_line.as_str()), (true, ""));
+    assert_eq!(vm.processor, ProcessorPolicy::default());
+}
+
+#[test]
+fn a_kernel_of_debian_comes_with_a_disk_and_a_command_line() {
+    let vm = &read(&xen("debian-kernel = \"generic\"")).unwrap().vms[2];
+    assert_eq!(vm.kernel.value, Artifact::DebianKernel(Flavour::Generic));
+    assert!(vm.command_line.contains("console=hvc0"), "{}", vm.command_line);
+    assert!(matches!(&vm.xen.as_ref().unwrap().initrd, Some(Initrd::Busybox(programs)) if programs.value.is_empty()));
+    let keys = "debian-kernel = \"cloud\"\ncommand-line = \"quiet\"\nprograms = [{ name = \"p\", path = \"q\" }]";
+    let vm = &read(&xen(keys)).unwrap().vms[2];
+    assert_eq!(vm.command_line, "quiet");
+    let Some(Initrd::Busybox(programs)) = &vm.xen.as_ref().unwrap().initrd else { panic!("{vm:?}") };
+    assert_eq!(programs.value[0].name, "p");
+    let vm = &read(&xen("debian-kernel = \"cloud\"\ninitrd = \"disk\"")).unwrap().vms[2];
+    assert!(matches!(&vm.xen.as_ref().unwrap().initrd, Some(Initrd::File(_))));
+}
+
+#[test]
+fn keys_of_the_other_personality_are_refused() {
+    for (keys, key) in [("modules = [{ name = \"m\", path = \"m\" }]", "modules"), ("ports = [\"0x2f8\"]", "ports")] {
+        let error = refused(&xen(&format!("path = \"k\"\n{keys}")), codes::PERSONALITY, 12, &format!("vm.x.{key}"));
+        assert!(error.what.contains("has none"), "{}", error.what);
+    }
+    for (keys, key) in [("initrd = \"i\"", "initrd"), ("programs = []", "programs")] {
+        let error = refused(&format!("{TWO}{keys}\n"), codes::PERSONALITY, 8, &format!("vm.b.{key}"));
+        assert!(error.what.contains("personality"), "{}", error.what);
+    }
+    refused("[[vm]]\nname = \"a\"\ndebian-kernel = \"cloud\"\n", codes::PERSONALITY, 3, "vm.a.debian-kernel");
+    let channel = xen("path = \"k\"\n[[channel]]\nname = \"c\"\nbetween = [\"a\", \"x\"]");
+    refused(&channel, codes::PERSONALITY, 12, "channel.c");
+}
+
+#[test]
+fn values_that_a_xen_vm_cannot_have_are_refused() {
+    let wrong = |keys: &str, code, key: &str| refused(&xen(keys), code, 11, key);
+    wrong("debian-kernel = \"desktop\"", codes::BAD_VALUE, "vm.x.debian-kernel");
+    wrong("debian-kernel = \"cloud\"\npath = \"k\"", codes::SOURCE, "vm.x.debian-kernel");
+    wrong("programs = []\npath = \"k\"", codes::SOURCE, "vm.x.programs");
+    wrong(&format!("command-line = \"{}\"\npath = \"k\"", "x".repeat(1024)), codes::BAD_VALUE, "vm.x.command-line");
+    refused(&format!("{TWO}personality = \"vms\"\n"), codes::BAD_VALUE, 8, "vm.b.personality");
+    refused(&format!("{TWO}command-line = \"{}\"\n", "x".repeat(257)), codes::BAD_VALUE, 8, "vm.b.command-line");
+}
+
+/// Files of a system with a Xen VM.
+fn xen_files(test: &str, kernel: Vec<u8>) -> Files {
+    let native = ElfBuilder::default().build();
+    let files =
+        [("a", native.clone()), ("b", native), ("k", kernel), ("disk", vec![9; 5000]), ("busybox", vec![8; 10])];
+    Files::new(test, &files)
+}
+
+#[test]
+fn a_xen_vm_is_assembled_with_its_notes_and_its_disk() {
+    let mut files = xen_files("xen", XenElf::default().build());
+    let system = read(&xen("path = \"k\"\ninitrd = \"disk\"\nmemory = \"128M\"")).unwrap();
+    let assembly = assemble(&system, &mut files, Some(512)).unwrap();
+    let vm = &assembly.manifest.vms[2];
+    let kernel = crate::kernel::xen::read(XenElf::default().build()).unwrap();
+    assert_eq!((vm.personality, vm.entry), (Personality::Xen(kernel.wishes), kernel.entry));
+    assert_eq!((vm.pool_frames, vm.segments.len(), vm.modules.len()), (128 + 256, 2, 1));
+    assert_eq!(vm.segments[0].address, kernel.segments[0].address);
+    assert_eq!(assembly.payloads[usize::try_from(vm.modules[0].image_offset).unwrap()], vec![9; 5000]);
+    assert_eq!(assembly.manifest.vms[0].personality, Personality::Native);
+    let system =
+        read(&xen("path = \"k\"\ninitrd = \"busybox\"\nprograms = [{ name = \"p\", path = \"disk\" }]")).unwrap();
+    let assembly = assemble(&system, &mut files, Some(512)).unwrap();
+    let vm = &assembly.manifest.vms[2];
+    let disk = crate::initramfs::build(&[8; 10], &[("p".to_owned(), vec![9; 5000])]);
+    assert_eq!(vm.modules[0].bytes, disk.len() as u64);
+    assert!(assembly.payloads[usize::try_from(vm.modules[0].image_offset).unwrap()] == disk);
+}
+
+#[test]
+fn a_xen_kernel_that_is_none_and_a_package_that_cannot_be_had_are_named() {
+    let one_error = |files: &mut Files, keys: &str| {
+        let errors = assemble(&read(&xen(keys)).unwrap(), files, Some(512)).expect_err("it is accepted");
+        assert_eq!(errors.len(), 1, "{errors:#?}");
+        (errors[0].code.id, errors[0].line, errors[0].key.clone())
+    };
+    let mut files = xen_files("xen-pvh", XenElf { notes: Vec::new(), ..XenElf::default() }.build());
+    let found = one_error(&mut files, "path = \"k\"");
+    assert_eq!(found, (codes::XEN_NO_ENTRY.id, 11, "vm.x.path".to_owned()));
+    let mut files = xen_files("xen-small", XenElf::default().build());
+    assert_eq!(one_error(&mut files, "path = \"k\"\nmemory = \"16M\"").0, codes::VM_TOO_SMALL.id);
+    assert_eq!(one_error(&mut files, "path = \"k\"\nmemory = \"1G\"").0, codes::TOO_MUCH_MEMORY.id);
+    files.broken.insert("debian".into(), Missing::Package("no mirror".into()));
+    assert_eq!(one_error(&mut files, "debian-kernel = \"cloud\"").0, codes::PACKAGE.id);
+    assert_eq!(one_error(&mut files, "path = \"k\"\ninitrd = \"gone\"").0, codes::MODULE.id);
+}
+
+#[test]
+fn a_machine_of_which_nothing_is_said_has_enough() {
+    let mut files = xen_files("sufficient", XenElf::default().build());
+    let mut mib = |memory: &str| {
+        let system = read(&xen(&format!("path = \"k\"\nmemory = \"{memory}\""))).unwrap();
+        let assembly = assemble(&system, &mut files, None).unwrap();
+        // What was chosen is accepted when it is asked for.
+        assert_eq!(assemble(&system, &mut files, Some(assembly.memory_mib)).unwrap().memory_mib, assembly.memory_mib);
+        assembly.memory_mib
+    };
+    assert_eq!(mib("64M"), 512);
+    for memory in 8..80 {
+        let [given, got] = [memory * 64, mib(&format!("{}M", memory * 64))];
+        assert!(got > given && got < given + given / 16 + 192, "{given}: {got}");
+    }
 }

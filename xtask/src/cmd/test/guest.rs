@@ -100,6 +100,7 @@ pub fn run_system(bench: &mut Bench, system: &System, smp: u32, cpu: String) -> 
     };
     let program = bench.emulator()?;
     let prepared = prepare(system, &mut bench.builder, test.memory_mib)?;
+    let cpu = cmd::suited_cpu(&cpu, system, &program);
     let script = match &test.script {
         None => Vec::new(),
         Some(path) => {
@@ -120,7 +121,7 @@ pub fn run_system(bench: &mut Bench, system: &System, smp: u32, cpu: String) -> 
         program,
         boot: Boot::Direct { hypervisor: prepared.hypervisor, image: prepared.image },
         smp,
-        memory_mib: test.memory_mib,
+        memory_mib: prepared.memory_mib,
         cpu,
         icount: test.icount,
         more: Vec::new(),
