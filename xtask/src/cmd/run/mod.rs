@@ -1,12 +1,14 @@
 //! `run`: builds a system, boots it and follows it.
 
+mod xen;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
 
-use super::{Prepared, load, prepare, profile};
+use super::{Prepared, load, prepare, profile, suited_cpu};
 use crate::build::Builder;
 use crate::error::codes::{self, Code};
 use crate::error::{Context, Exit, Failure};
@@ -24,12 +26,15 @@ pub struct Options {
     /// CPUs of the machine.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     smp: u32,
-    /// Memory of the machine in MiB.
-    #[arg(long, default_value_t = crate::system::DEFAULT_MEMORY_MIB)]
-    mem: u64,
-    /// CPU model as QEMU names it, with features added or taken (max,-smep).
-    #[arg(long, default_value = "max")]
-    cpu: String,
+    /// Memory in MiB: of the VM with --pv and in a system of one Xen VM such as linux, of the machine
+    /// otherwise. A machine of which nothing is said has enough.
+    #[arg(long)]
+    mem: Option<u64>,
+    /// CPU model as QEMU names it, with features added or taken (max,-smep). Without it, max.
+    #[arg(long)]
+    cpu: Option<String>,
+    #[command(flatten)]
+    xen: xen::XenOptions,
     /// Ends the run after so many seconds.
     #[arg(long)]
     timeout: Option<u64>,
@@ -62,13 +67,19 @@ pub struct Options {
 /// Runs the command.
 pub fn run(options: &Options) -> Result<Exit, Failure> {
     let goal = goal(options)?;
-    let system = load(&options.system)?;
+    let mut system = match &options.xen.pv {
+        Some(_) => xen::system_of_kernel()?,
+        None => load(&options.system)?,
+    };
+    let (of_vm, of_machine) = if xen::is_alone(&system) { (options.mem, None) } else { (None, options.mem) };
+    xen::change(&mut system, &options.xen, of_vm)?;
     let program = fetch::ready()?;
     let mut builder = Builder::new(profile(options.debug));
     eprintln!("xtask: building {}", system.name);
-    let prepared = prepare(&system, &mut builder, options.mem)?;
+    let prepared = prepare(&system, &mut builder, of_machine)?;
     let goal = Goal { save: Some(prepared.image.with_extension("serial")), ..goal };
-    let machine = machine(options, program, &prepared)?;
+    let cpu = options.cpu.clone().unwrap_or_else(|| suited_cpu("max", &system, &program));
+    let machine = machine(options, program, &prepared, cpu)?;
     let mut view: Box<dyn View> = if options.json {
         Box::new(JsonView)
     } else {
@@ -111,7 +122,7 @@ fn goal(options: &Options) -> Result<Goal, Failure> {
 }
 
 /// The machine that the options ask for.
-fn machine(options: &Options, program: Program, prepared: &Prepared) -> Result<Machine, Failure> {
+fn machine(options: &Options, program: Program, prepared: &Prepared, cpu: String) -> Result<Machine, Failure> {
     let boot = if options.iso || options.uefi {
         let iso = prepared.image.with_extension("iso");
         super::image::write_iso(&prepared.hypervisor, &prepared.image, &iso)?;
@@ -128,8 +139,8 @@ fn machine(options: &Options, program: Program, prepared: &Prepared) -> Result<M
         program,
         boot,
         smp: options.smp,
-        memory_mib: options.mem,
-        cpu: options.cpu.clone(),
+        memory_mib: prepared.memory_mib,
+        cpu,
         icount: options.icount,
         more: options.qemu.clone(),
     })
