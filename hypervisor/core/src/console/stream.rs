@@ -4,7 +4,8 @@
 //! A guest must be able neither to draw over the prefix of its line, nor to end the line without a
 //! newline, nor to send the terminal a command other than a colour. So: printable ASCII, tab and
 //! newline pass; backspace passes as often as ASCII was printed before it in the line; `ESC [ ... m`
-//! with digits and semicolons passes whole; well-formed UTF-8 passes except the C1 controls (U+0080
+//! with digits and semicolons passes whole, and disappears whole with another letter, as shells ask the
+//! terminal for its cursor at every prompt; well-formed UTF-8 passes except the C1 controls (U+0080
 //! to U+009F, which 8-bit terminals obey). Carriage return disappears, so that "\r\n" is a newline.
 //! Anything else becomes `?`.
 
@@ -155,6 +156,10 @@ impl Stream {
             (State::Parameters, b'm') => {
                 self.is_styled = true;
                 self.show(byte);
+            }
+            (State::Parameters, 0x40..=0x7e) => {
+                self.text.truncate(self.whole);
+                self.state = State::Ground;
             }
             (State::Character(1), 0x80..=0xbf) => {
                 self.text.push(byte);

@@ -136,8 +136,9 @@ fn controls_that_could_draw_elsewhere_do_not_pass() {
     assert_eq!(line_of(b"plain\ttext~"), b"plain\ttext~");
     assert_eq!(line_of(b"cr\r"), b"cr");
     assert_eq!(line_of(b"\x00\x07\x0b\x0c\x7f\x1a"), b"??????");
-    assert_eq!(line_of(b"\x1b[2J"), b"?J");
-    assert_eq!(line_of(b"\x1b[1A"), b"?A");
+    assert_eq!(line_of(b"\x1b[2J"), b"");
+    assert_eq!(line_of(b"a\x1b[1Ab\x1b[6n\x08c"), b"ab\x08c");
+    assert_eq!(line_of(b"\x1b[6\x07n"), b"??n");
     assert_eq!(line_of(b"\x1b_Cforged\x1b\\"), b"?_Cforged?\\");
     assert_eq!(line_of(b"\x1b]0;title\x07"), b"?]0;title?");
     assert_eq!(line_of(b"\x1b[?25l"), b"??25l");

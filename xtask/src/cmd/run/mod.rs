@@ -34,7 +34,7 @@ pub struct Options {
     #[arg(long)]
     cpu: Option<String>,
     #[command(flatten)]
-    xen: xen::Options,
+    xen: xen::XenOptions,
     /// Ends the run after so many seconds.
     #[arg(long)]
     timeout: Option<u64>,

@@ -13,7 +13,7 @@ use crate::system::{self, Artifact, System, VmSpec, most_of_command_line};
 
 /// Arguments of `run` for systems with one VM of Xen's ABI.
 #[derive(Debug, Args)]
-pub struct Options {
+pub struct XenOptions {
     /// Boots a Linux kernel (bzImage) or another 64-bit PV kernel (ELF) as the only VM.
     #[arg(long, value_name = "KERNEL", conflicts_with_all = ["system", "kernel", "flavour"])]
     pub pv: Option<PathBuf>,
@@ -60,7 +60,7 @@ pub fn is_alone(system: &System) -> bool {
 }
 
 /// Changes the system's Xen VM. `memory_mib` is its memory.
-pub fn change(system: &mut System, options: &Options, memory_mib: Option<u64>) -> Result<(), Failure> {
+pub fn change(system: &mut System, options: &XenOptions, memory_mib: Option<u64>) -> Result<(), Failure> {
     let is_changed = options.pv.is_some()
         || options.kernel.is_some()
         || options.flavour.is_some()
@@ -80,7 +80,7 @@ pub fn change(system: &mut System, options: &Options, memory_mib: Option<u64>) -
 }
 
 /// Changes the VM.
-fn change_vm(vm: &mut VmSpec, options: &Options, memory_mib: Option<u64>) -> Result<(), Failure> {
+fn change_vm(vm: &mut VmSpec, options: &XenOptions, memory_mib: Option<u64>) -> Result<(), Failure> {
     if let Some(path) = &options.pv {
         vm.kernel = given("--pv", Artifact::File(path.clone()));
     }
@@ -116,7 +116,7 @@ fn given<T>(option: &str, value: T) -> Placed<T> {
 mod tests {
     use clap::Parser;
 
-    use super::{Options, change, is_alone, system_of_kernel};
+    use super::{XenOptions, change, is_alone, system_of_kernel};
     use crate::host::debian::Flavour;
     use crate::system::Artifact;
     use crate::system::xen::Initrd;
@@ -126,10 +126,10 @@ mod tests {
         // What `run` has beside them.
         system: Option<String>,
         #[command(flatten)]
-        options: Options,
+        options: XenOptions,
     }
 
-    fn options(words: &str) -> Option<Options> {
+    fn options(words: &str) -> Option<XenOptions> {
         let line = Line::try_parse_from(std::iter::once("run").chain(words.split_whitespace())).ok()?;
         Some(line.options)
     }
