@@ -54,6 +54,7 @@ pub(super) struct Held {
 
 /// The one unfinished piece of work of a VM.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Job {
     /// A table, and the tables below through which it was reached so far, the last one being worked on.
     steps: [Option<Step>; 4],
