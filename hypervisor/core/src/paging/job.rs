@@ -84,6 +84,13 @@ impl Job {
         self.steps[0].map(|step| (step.table, step.level))
     }
 
+    /// The tables that are worked on: each has a reference by type, and its entries before the one named
+    /// are counted.
+    #[cfg(feature = "recount")]
+    pub(super) fn tables(&self) -> impl Iterator<Item = (Mfn, Level, usize)> {
+        self.steps.iter().take(self.depth).flatten().map(|step| (step.table, step.level, step.next))
+    }
+
     fn push(&mut self, table: Mfn, level: Level, mode: Mode) {
         let next = if mode == Mode::Validate { 0 } else { ENTRIES };
         // Levels fall strictly, so there is room.

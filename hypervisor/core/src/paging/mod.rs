@@ -19,6 +19,8 @@ mod change;
 mod descriptor;
 mod job;
 mod memory;
+#[cfg(feature = "recount")]
+mod recount;
 mod references;
 
 use protocol::layout::limit;

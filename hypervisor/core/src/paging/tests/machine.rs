@@ -63,6 +63,15 @@ impl Walked {
         self.words[index(frame.0) * 512..][..512].iter().map(Cell::get).enumerate()
     }
 
+    /// All words that are not zero, with frame and index.
+    pub(super) fn nonzero(&self) -> impl Iterator<Item = ((u64, usize), u64)> {
+        let frames = (0..).zip(self.words.chunks(512));
+        frames.flat_map(|(frame, words)| {
+            let words = words.iter().map(Cell::get).enumerate().filter(|(_, word)| *word != 0);
+            words.map(move |(index, word)| ((frame, index), word))
+        })
+    }
+
     /// All words that are not zero, and what the CPUs remember.
     pub(super) fn save(&self) -> Saved {
         let words = self.words.iter().map(Cell::get).enumerate().filter(|(_, word)| *word != 0).collect();
