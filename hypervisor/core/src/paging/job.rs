@@ -54,6 +54,7 @@ pub(super) struct Held {
 
 /// The one unfinished piece of work of a VM.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Job {
     /// A table, and the tables below through which it was reached so far, the last one being worked on.
     steps: [Option<Step>; 4],
@@ -81,6 +82,13 @@ impl Job {
     #[cfg(test)]
     pub(super) fn subject(&self) -> Option<(Mfn, Level)> {
         self.steps[0].map(|step| (step.table, step.level))
+    }
+
+    /// The tables that are worked on: each has a reference by type, and its entries before the one named
+    /// are counted.
+    #[cfg(feature = "recount")]
+    pub(super) fn tables(&self) -> impl Iterator<Item = (Mfn, Level, usize)> {
+        self.steps.iter().take(self.depth).flatten().map(|step| (step.table, step.level, step.next))
     }
 
     fn push(&mut self, table: Mfn, level: Level, mode: Mode) {

@@ -19,6 +19,8 @@ mod change;
 mod descriptor;
 mod job;
 mod memory;
+#[cfg(feature = "recount")]
+mod recount;
 mod references;
 
 use protocol::layout::limit;
@@ -75,6 +77,7 @@ pub struct Place {
 
 /// What the sixteen entries of every root lead to that are the hypervisor's.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 struct Roots {
     slots: HypervisorSlots,
     /// The level-3 table of the list that tells the guest frame of each machine frame.
@@ -95,6 +98,7 @@ impl Roots {
 
 /// The page tables of one VM and the frames that it may use in them.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub struct Paging {
     references: References,
     roots: Roots,
