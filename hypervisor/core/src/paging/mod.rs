@@ -350,7 +350,7 @@ impl Paging {
         level: Level,
         work: &mut u32,
     ) -> bool {
-        self.job = Some(Job::release(table, level));
+        self.job = Some(Job::release(table, level, self.references.stale));
         self.go_on(machine, work)
     }
 }
