@@ -92,6 +92,20 @@ impl References {
         }
     }
 
+    /// The same for a word in whose place `next` stands now. It is not stale when that shows the same page,
+    /// and lets it be written if the other did: as a guest does with a table that it has done with.
+    #[inline(always)]
+    pub(super) fn replace_page(&mut self, machine: Machine<'_, impl GuestTables>, word: u64, next: u64) {
+        let before = self.stale;
+        self.drop_page(machine, word);
+        let is_same = |old: Leaf, new: Leaf| old.frame() == new.frame() && (new.is_writable() || !old.is_writable());
+        if let (Some(old), Some(new)) = (Leaf::of(word), Leaf::of(next))
+            && is_same(old, new)
+        {
+            self.stale = before;
+        }
+    }
+
     /// Counts a reference by type to a page table. `true` if it is to be validated.
     ///
     /// # Errors
