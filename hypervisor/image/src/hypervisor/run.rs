@@ -129,7 +129,10 @@ pub(super) fn start(cpu: &'static Cpu) -> ! {
 fn schedule(cpu: &'static Cpu, registers: &mut Registers) {
     if !cpu.slot.is_over() {
         fire_timers(cpu);
-        teardown::step(cpu);
+        // Not when a timer woke somebody here, since then this comes again: one step in a stay is enough.
+        if !cpu.has_work() {
+            teardown::step(cpu);
+        }
     }
     let previous = cpu.current();
     // Held until the registers are saved: whoever is given the vCPU next waits for that.

@@ -274,10 +274,7 @@ fn make_vm(
 /// Builds all VMs from the image.
 fn build_all(machine: &'static Machine) {
     for vm in &machine.vms {
-        let mut builder = match builder(vm, Origin::Free, &machine.slots) {
-            Ok(builder) => builder,
-            Err(error) => boot::refuse(format_args!("VM {} cannot be built: {error}", vm.name())),
-        };
+        let mut builder = builder(vm, Origin::Free, &machine.slots);
         loop {
             match builder.step(machine.memory()) {
                 Ok(Build::Again) => {}
@@ -290,31 +287,21 @@ fn build_all(machine: &'static Machine) {
 }
 
 /// A builder for a VM.
-///
-/// # Errors
-/// Those of [`Builder::new`].
-pub(super) fn builder(
-    vm: &'static Vm,
-    origin: Origin,
-    slots: &HypervisorSlots,
-) -> Result<Builder<'static>, hv_core::vm::Problem> {
+pub(super) fn builder(vm: &'static Vm, origin: Origin, slots: &HypervisorSlots) -> Builder<'static> {
     let index = usize::try_from(vm.id.0).unwrap_or(usize::MAX);
     let image = machine().image;
     let (Some(manifest), Some(channels)) = (image.manifest().vms.get(index), machine().ends.get(index)) else {
         super::panic::broken("V3", "a VM that the manifest does not name");
     };
-    Builder::new(
-        machine().memory(),
-        VmSource {
-            vm: vm.id,
-            manifest,
-            image: image.bytes(),
-            channels,
-            slots: *slots,
-            features: vm.features.bits(),
-            origin,
-        },
-    )
+    Builder::new(VmSource {
+        vm: vm.id,
+        manifest,
+        image: image.bytes(),
+        channels,
+        slots: *slots,
+        features: vm.features.bits(),
+        origin,
+    })
 }
 
 /// Gives a VM the memory that was built for it and makes its first vCPU ready.
