@@ -304,9 +304,11 @@ pub(super) fn key(vcpu: &Vcpu) -> VcpuKey {
     VcpuKey { vm: vcpu.vm().id, vcpu: vcpu.id }
 }
 
-/// Wakes a vCPU that sleeps.
+/// Wakes a vCPU that sleeps and has an event. Looked at under the lock of `block`: it may have taken the event
+/// and gone to sleep anew before its sender came here, and no sleep ends for nothing.
 pub(super) fn wake(vcpu: &Vcpu) {
-    let on = vcpu.vm().partition().scheduler.lock().wake(key(vcpu), now(cpu::own()));
+    let scheduler = Some(vcpu.vm().partition().scheduler.lock()).filter(|_| vcpu.page().has_pending());
+    let on = scheduler.and_then(|mut scheduler| scheduler.wake(key(vcpu), now(cpu::own())));
     if let Some(on) = on {
         interrupt(on);
     }

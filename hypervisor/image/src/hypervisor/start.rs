@@ -275,13 +275,8 @@ fn make_vm(
 fn build_all(machine: &'static Machine) {
     for vm in &machine.vms {
         let mut builder = builder(vm, Origin::Free, &machine.slots);
-        loop {
-            match builder.step(machine.memory()) {
-                Ok(Build::Again) => {}
-                Ok(Build::Done) => break,
-                Err(error) => boot::refuse(format_args!("VM {} cannot be built: {error}", vm.name())),
-            }
-        }
+        let refused = |error| boot::refuse(format_args!("VM {} cannot be built: {error}", vm.name()));
+        while builder.step(machine.memory()).unwrap_or_else(refused) == Build::Again {}
         launch(vm, builder.finish());
     }
 }
