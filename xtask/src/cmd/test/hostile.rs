@@ -7,6 +7,7 @@ use hostile_catalogue::{Group, ROWS};
 
 use super::guest::{explain, judge, run_system};
 use super::{Bench, Case, Verdict};
+use crate::cmd::noninterference::{Options, Which, compare};
 use crate::cmd::{load, system_names};
 use crate::error::Failure;
 use crate::session::Outcome;
@@ -42,6 +43,15 @@ pub fn cases() -> Result<Vec<Case>, Failure> {
         }
     }
     cases.push(Case::new("hostile/all attacks", |bench| count(&bench.attacks)));
+    for (what, options) in [
+        ("strict: none can be told apart", Options::short(Which::Strict, 8)),
+        ("shared: they can, the control", Options::short(Which::Shared, 2)),
+    ] {
+        let run = move |bench: &mut Bench| {
+            bench.emulator().and_then(|emulator| compare(&options, &mut bench.builder, emulator)).into()
+        };
+        cases.push(Case::new(format!("hostile/secrets, {what}"), run));
+    }
     Ok(cases)
 }
 

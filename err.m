@@ -1,0 +1,1 @@
+qemu: could not open kernel file 'hv': No such file or directory
