@@ -13,6 +13,7 @@ use crate::error::{Context, Exit, Failure};
 use crate::host::fetch;
 use crate::qemu::{Boot, Machine, Program};
 use crate::session::{self, Goal, JsonView, Outcome, TerminalView, View};
+use crate::system::processor::warnings;
 use crate::term;
 
 /// Arguments of `run`.
@@ -63,6 +64,7 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<Exit, Failure> {
     let goal = goal(options)?;
     let system = load(&options.system)?;
+    warnings(&system).iter().for_each(|warning| eprintln!("{warning}"));
     let program = fetch::ready()?;
     let mut builder = Builder::new(profile(options.debug));
     eprintln!("xtask: building {}", system.name);
