@@ -309,11 +309,11 @@ impl Scheduler {
     /// Stops a vCPU, and drops its timer and its kick.
     ///
     /// # Errors
-    /// `NotFound` without such a vCPU, `WrongState` when it is stopped or stopping.
+    /// `NotFound` without such a vCPU, `WrongState` when it is stopped: has left its CPU, as for `start`.
     pub fn stop(&mut self, key: VcpuKey) -> Result<Stop, Status> {
         let on = self.cpu_of(key);
         let vcpu = self.vcpu_mut(key).ok_or(Status::NotFound)?;
-        if vcpu.state == RunState::Stopped || vcpu.stopping {
+        if vcpu.state == RunState::Stopped {
             return Err(Status::WrongState);
         }
         if let Some(cpu) = on {
@@ -362,7 +362,7 @@ impl Scheduler {
     /// `NotFound` without such a vCPU, `WrongState` when it is stopped.
     pub fn kick(&mut self, key: VcpuKey, now: u64) -> Result<Option<CpuId>, Status> {
         let vcpu = self.vcpu_mut(key).ok_or(Status::NotFound)?;
-        if vcpu.state == RunState::Stopped || vcpu.stopping {
+        if vcpu.state == RunState::Stopped {
             return Err(Status::WrongState);
         }
         if vcpu.state == RunState::Blocked {

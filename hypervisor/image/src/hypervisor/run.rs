@@ -136,7 +136,10 @@ pub(super) fn start(cpu: &'static Cpu) -> ! {
 fn schedule(cpu: &'static Cpu, registers: &mut Registers) {
     if !cpu.slot.is_over() {
         fire_timers(cpu);
-        teardown::step(cpu);
+        // Not when a timer woke somebody here, since then this comes again: one step in a stay is enough.
+        if !cpu.has_work() {
+            teardown::step(cpu);
+        }
     }
     let previous = cpu.current();
     // Held until the registers are saved: whoever is given the vCPU next waits for that.
@@ -307,9 +310,11 @@ pub(super) fn key(vcpu: &Vcpu) -> VcpuKey {
     VcpuKey { vm: vcpu.vm().id, vcpu: vcpu.id }
 }
 
-/// Wakes a vCPU that sleeps.
+/// Wakes a vCPU that sleeps and has an event. Looked at under the lock of `block`: it may have taken the event
+/// and gone to sleep anew before its sender came here, and no sleep ends for nothing.
 pub(super) fn wake(vcpu: &Vcpu) {
-    let on = vcpu.vm().partition().scheduler.lock().wake(key(vcpu), now(cpu::own()));
+    let scheduler = Some(vcpu.vm().partition().scheduler.lock()).filter(|_| vcpu.page().has_pending());
+    let on = scheduler.and_then(|mut scheduler| scheduler.wake(key(vcpu), now(cpu::own())));
     if let Some(on) = on {
         interrupt(on);
     }

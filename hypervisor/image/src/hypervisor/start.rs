@@ -283,27 +283,16 @@ fn build_all(machine: &'static Machine) {
             domain.build(vm);
             continue;
         }
-        let mut builder = match builder(vm, Origin::Free) {
-            Ok(builder) => builder,
-            Err(error) => boot::refuse(format_args!("VM {} cannot be built: {error}", vm.name())),
-        };
-        loop {
-            match builder.step(machine.memory()) {
-                Ok(Build::Again) => {}
-                Ok(Build::Done) => break,
-                Err(error) => boot::refuse(format_args!("VM {} cannot be built: {error}", vm.name())),
-            }
-        }
+        let mut builder = builder(vm, Origin::Free);
+        let refused = |error| boot::refuse(format_args!("VM {} cannot be built: {error}", vm.name()));
+        while builder.step(machine.memory()).unwrap_or_else(refused) == Build::Again {}
         launch(vm, builder.finish());
     }
 }
 
 /// A builder for a VM.
-///
-/// # Errors
-/// Those of [`Builder::new`].
-pub(super) fn builder(vm: &'static Vm, origin: Origin) -> Result<Builder<'static>, hv_core::vm::Problem> {
-    Builder::new(machine().memory(), source(vm, origin))
+pub(super) fn builder(vm: &'static Vm, origin: Origin) -> Builder<'static> {
+    Builder::new(source(vm, origin))
 }
 
 /// What a VM is built from.
