@@ -138,6 +138,11 @@ impl Paging {
         if self.settle(machine, &mut work) { Progress::Done(()) } else { Progress::Again }
     }
 
+    /// Has every CPU forget what was removed from the page tables.
+    pub fn flush(&mut self, machine: Machine<'_, impl GuestTables>) {
+        self.references.flush(machine);
+    }
+
     /// The call `mmuext_op`, pin: the frame becomes and stays a page table.
     ///
     /// # Errors

@@ -103,6 +103,7 @@ impl Domain {
         self.polling.store(0, Ordering::SeqCst);
         self.assists.store(0, Ordering::SeqCst);
         self.unknown.iter().for_each(|count| count.store(0, Ordering::Relaxed));
+        self.grants.lock().reset(&memory.grants);
         self.ports.lock().reset();
         start::reset_clock(vm);
         let time = clock::time_info(*vm.clock.lock(), 0);

@@ -1,7 +1,7 @@
 //! VMs that speak Xen's ABI: what they have besides what every VM has, and how their calls and traps reach
 //! the decisions of hv-core.
 //!
-//! Order of locks: a VM's `memory`, then a vCPU's `state`, then `ports`; then as for all VMs.
+//! Order of locks: a VM's `memory`, then a vCPU's `state`, then `grants`, then `ports`; then as for all VMs.
 
 mod calls;
 mod deliver;
@@ -24,6 +24,7 @@ use hv_core::abi::xen::clock::{Activity, Runstate, Timers};
 use hv_core::abi::xen::context::handlers::{Callbacks, TrapTable};
 use hv_core::abi::xen::cpuid::{Counter, XenProcessor};
 use hv_core::abi::xen::event::Ports;
+use hv_core::abi::xen::grant::{self, GrantTable};
 use hv_core::abi::xen::register::{self, Controlled, IoPrivilege};
 use hv_core::addr::{Mfn, Phys};
 use hv_core::frame::{Class, FrameTable};
@@ -47,6 +48,8 @@ pub(super) struct Domain {
     processor: XenProcessor,
     /// Its memory; nothing while it does not exist.
     memory: Lock<Option<XenMemory>>,
+    /// Its grants.
+    grants: Lock<GrantTable>,
     /// Its event channels.
     ports: Lock<Ports>,
     /// vCPUs that wait in a poll, one bit each.
@@ -165,6 +168,7 @@ pub(super) fn domain(entry: &VmManifest, id: VmId, machine: &cpuid::Machine, hz:
     Some(Domain {
         processor,
         memory: Lock::new(None),
+        grants: Lock::new(GrantTable::new(id, &[Mfn(0); grant::FRAMES])),
         ports: Lock::new(Ports::new(id, entry.vcpus)),
         polling: AtomicU64::new(0),
         shared: Cell::new(0),
