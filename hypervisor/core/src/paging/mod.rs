@@ -99,6 +99,8 @@ pub struct Paging {
     references: References,
     roots: Roots,
     pool: Pool,
+    /// Frames of memory that the guest gave back, and did not ask for again.
+    released: u64,
     job: Option<Job>,
     /// For each vCPU the result of a validation that it started and somebody else finished.
     held: [Option<Held>; VCPUS],
@@ -126,6 +128,7 @@ impl Paging {
             references: References { class: Class::new(Some(vm), Kind::Paged), stale: false },
             roots: Roots { slots, list: m2p },
             pool: Pool::new(vm),
+            released: 0,
             job: None,
             held: [None; VCPUS],
             work: WORK,

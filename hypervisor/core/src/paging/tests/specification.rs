@@ -70,6 +70,8 @@ pub(super) struct Spec {
     pub(super) pending: Option<Pending>,
     /// The last one is taken first.
     pub(super) pool: Vec<u64>,
+    /// How many more frames the guest gave back than it took.
+    pub(super) released: u64,
     /// The list "machine frame to guest frame".
     pub(super) list: BTreeMap<u64, u64>,
     /// Frames whose words may be adjusted or not, since a validation failed.
@@ -352,6 +354,7 @@ impl Spec {
         }
         self.owners[usize::try_from(frame).unwrap()] = Owner::Pool;
         self.pool.push(frame);
+        self.released += 1;
         self.list.insert(frame, u64::MAX);
         self.words.retain(|(of, _), _| *of != frame);
         Ok(Progress::Done(()))
@@ -359,7 +362,11 @@ impl Spec {
 
     /// As [`Call`]s, but never held up.
     pub(super) fn populate(&mut self, guest_frame: u64) -> Result<u64, Errno> {
-        let frame = self.pool.pop().ok_or(Errno::NoMemory)?;
+        if self.released == 0 {
+            return Err(Errno::NoMemory);
+        }
+        self.released -= 1;
+        let frame = self.pool.pop().unwrap();
         self.owners[usize::try_from(frame).unwrap()] = Owner::Own;
         self.list.insert(frame, guest_frame);
         Ok(frame)

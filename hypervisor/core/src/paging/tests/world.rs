@@ -57,6 +57,7 @@ pub(super) fn with_world<R>(work: u32, test: impl FnOnce(World<'_>) -> R) -> R {
         held: [None; VCPUS],
         pending: None,
         pool: (FIRST + FRAMES..END).collect(),
+        released: 0,
         list: (FIRST..END).map(|frame| (frame, frame - FIRST)).collect(),
         unknown: false,
     };
@@ -174,6 +175,7 @@ impl World<'_> {
             return;
         }
         assert_eq!(self.spec.pending, None);
+        assert_eq!(self.paging.released(), self.spec.released);
         self.compare_words();
         let counts = self.spec.count();
         for frame in 0..END {
