@@ -65,9 +65,9 @@ pub fn show_local(root: Mfn, vcpu: usize, page: u64, frame: Option<Mfn>) {
     show(root, at, frame.map_or(0, entry));
 }
 
-/// A frame of descriptors: the CPU sets their accessed bits.
+/// A frame of descriptors: they are accessed already, so the CPU never writes it.
 fn entry(frame: Mfn) -> u64 {
-    frame.start().0 | PRESENT | WRITABLE | NO_EXECUTE
+    frame.start().0 | PRESENT | NO_EXECUTE
 }
 
 /// Stores the entry for an address in a window.

@@ -111,7 +111,8 @@ pub(super) fn descriptor(word: u64) -> Option<u64> {
     let access = word >> 40 & 0xff;
     match (access >> 7, access >> 4 & 1, access & 15) {
         (0, _, _) => Some(word),
-        (1, 1, _) | (1, 0, 0) => Some(word | 0x60 << 40),
+        (1, 1, _) => Some(word | 0x61 << 40),
+        (1, 0, 0) => Some(word),
         _ => None,
     }
 }
