@@ -33,6 +33,12 @@ pub fn address(vcpu: usize) -> u64 {
     BASE.wrapping_add(wide(vcpu).wrapping_mul(BYTES))
 }
 
+/// How far behind the beginning of its local table an address is, if it is in there.
+#[must_use]
+pub fn local_offset(vcpu: usize, address: u64) -> Option<u64> {
+    address.checked_sub(local_address(vcpu)).filter(|offset| *offset < BYTES.wrapping_sub(LOCAL))
+}
+
 /// Where its local table lies.
 #[must_use]
 pub fn local_address(vcpu: usize) -> u64 {

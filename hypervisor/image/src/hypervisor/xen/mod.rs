@@ -8,6 +8,7 @@ mod deliver;
 mod emulate;
 mod events;
 mod life;
+mod local;
 mod memory;
 
 pub(super) use life::Apart;
@@ -40,6 +41,7 @@ use super::lock::Lock;
 use super::vcpu::{Presence, Vcpu};
 
 use deliver::Taken;
+use local::LocalTable;
 
 /// What a VM of this personality has besides.
 #[derive(Debug)]
@@ -84,6 +86,7 @@ pub(super) struct XenVcpu {
 #[derive(Debug)]
 struct State {
     traps: TrapTable,
+    local: LocalTable,
     /// Whatever begins anew with the vCPU.
     own: Own,
 }
@@ -185,7 +188,8 @@ pub(super) fn vcpu(entry: &VmManifest) -> Option<XenVcpu> {
     let Personality::Xen(_) = entry.personality else {
         return None;
     };
-    Some(XenVcpu { info: Cell::new(0), state: Lock::new(State { traps: TrapTable::default(), own: Own::new(0) }) })
+    let state = State { traps: TrapTable::default(), local: LocalTable::NONE, own: Own::new(0) };
+    Some(XenVcpu { info: Cell::new(0), state: Lock::new(state) })
 }
 
 /// Makes the window of each vCPU that needs one. Before any root gets the hypervisor's slots.
@@ -282,6 +286,8 @@ impl XenVcpu {
             processor::xen::load_tables(window);
         }
         let mut state = self.state.lock();
+        // This CPU may have loaded another since the vCPU was here.
+        state.local.load(vcpu);
         if let Some(domain) = &vcpu.vm().xen {
             processor::load_controls(state.own.controlled.controls(&domain.processor));
         }

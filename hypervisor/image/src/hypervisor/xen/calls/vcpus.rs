@@ -16,6 +16,7 @@ use protocol::xen::{Errno, assist, vcpu};
 use protocol::{GuestVirt, VcpuId};
 use zerocopy::IntoBytes;
 
+use super::super::local::LocalTable;
 use super::super::memory::{finished, tables};
 use super::super::{Own, XenVcpu};
 use super::processor::take_table;
@@ -164,6 +165,7 @@ fn initialise(caller: &Caller<'_>, vcpu: &'static Vcpu, xen: &'static XenVcpu, a
         return Err(errno.into());
     }
     let now = vm.now().0;
+    state.local = LocalTable::new(start.local_table);
     apply(vcpu, &mut state.own, &start, now);
     Ok(0)
 }
