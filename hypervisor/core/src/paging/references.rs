@@ -13,6 +13,7 @@ use crate::space::entry::{Leaf, ValidEntry};
 
 /// A VM's frames, and what its CPUs may not know yet.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct References {
     /// The frames that its page tables may name.
     pub(super) class: Class,
