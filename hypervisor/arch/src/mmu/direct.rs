@@ -95,6 +95,19 @@ pub fn store_word(frame: Mfn, entry: usize, value: u64) {
     word(frame, entry).store(value, Ordering::SeqCst);
 }
 
+/// Replaces a word of a guest's frame that is no page table, if it still is `old`; whether it was.
+#[cfg(feature = "xen")]
+#[must_use]
+pub fn compare_exchange_word(frame: Mfn, entry: usize, old: u64, value: u64) -> bool {
+    word(frame, entry).compare_exchange(old, value, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+}
+
+/// Clears bits of such a word.
+#[cfg(feature = "xen")]
+pub fn clear_bits(frame: Mfn, entry: usize, bits: u64) {
+    word(frame, entry).fetch_and(!bits, Ordering::SeqCst);
+}
+
 /// A word of a frame that guests or the processor change at any time.
 #[inline(always)]
 fn word(frame: Mfn, entry: usize) -> &'static AtomicU64 {

@@ -125,14 +125,15 @@ impl XenBuilder<'_> {
     ///
     /// # Errors
     /// [`XenBuilder::pool_too_small`].
-    fn take(&mut self, machine: Machine<'_, impl TableMemory>, kind: Kind) -> Result<Mfn, Problem> {
+    pub(super) fn take(&mut self, machine: Machine<'_, impl TableMemory>, kind: Kind) -> Result<Mfn, Problem> {
         let class = self.class(kind);
         self.memory.paging.take(machine, class).map_err(|_| self.pool_too_small())
     }
 
     /// What is wrong when the pool is empty.
     fn pool_too_small(&self) -> Problem {
-        let sentence = "a pool of # frames is too small for its list of machine frames; raise pool_frames";
+        let sentence =
+            "a pool of # frames is too small for its list of machine frames and its grants; raise pool_frames";
         Problem::new(sentence, &[self.source.manifest.pool_frames])
     }
 

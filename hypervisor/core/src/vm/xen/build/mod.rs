@@ -19,6 +19,7 @@ use super::super::build::{Build, VmSource};
 use super::super::error::Problem;
 use super::memory::XenMemory;
 use super::plan::Plan;
+use crate::abi::xen::grant::FRAMES;
 use crate::addr::Mfn;
 use crate::frame::typed::Level;
 use crate::frame::{Class, Kind, Search};
@@ -83,6 +84,7 @@ impl<'a> XenBuilder<'a> {
             start_info: plan.address(plan.start_info),
             shared_info: Mfn(0),
             console: Mfn(0),
+            grants: [Mfn(0); FRAMES],
             frames: source.manifest.memory_frames,
             vm: source.vm,
             list: Mfn(0),
