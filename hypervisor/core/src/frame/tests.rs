@@ -31,6 +31,20 @@ impl FrameTable<'_> {
         self.count(Class::FREE)
     }
 
+    /// All records as they stand.
+    #[cfg(feature = "xen")]
+    pub(crate) fn words(&self) -> Vec<u64> {
+        self.records.iter().map(|record| record.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Goes back to what [`FrameTable::words`] said.
+    #[cfg(feature = "xen")]
+    pub(crate) fn restore(&self, words: &[u64]) {
+        for (record, word) in self.records.iter().zip(words) {
+            record.store(*word, Ordering::Relaxed);
+        }
+    }
+
     /// References of a frame of a class.
     pub(crate) fn references(&self, frame: Mfn, class: Class) -> Option<u64> {
         self.record(frame, class).map(Record::references)

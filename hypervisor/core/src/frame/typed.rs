@@ -155,12 +155,24 @@ impl Typed {
         self.0 & VALIDATED != 0
     }
 
+    /// The number of the record without the count.
+    #[cfg(feature = "recount")]
+    pub(crate) const fn without_count(self) -> u64 {
+        (self.0 & (TYPE_MASK | PINNED | VALIDATED)) >> REFERENCE_BITS
+    }
+
     /// Whether it is a page table of a level that CPUs may use.
     #[must_use]
     #[inline(always)]
     pub const fn is_table(self, level: Level) -> bool {
         self.0 & (TYPE_MASK | VALIDATED) == Type::Table(level).usable_bits()
     }
+}
+
+/// What a record of a frame in the making is with one more reference by type, if it has that type.
+#[cfg(feature = "recount")]
+pub(crate) fn with_reference(word: u64, wanted: Type) -> Option<u64> {
+    (word & TYPE_MASK == wanted.bits()).then_some(word.wrapping_add(BOTH))
 }
 
 /// What became of a frame from which a reference by type was dropped.

@@ -122,7 +122,9 @@ impl Paging {
             }
             let stored = machine.tables.compare_exchange(table, index, old, entry);
             if counts {
-                self.references.drop_page(machine, if stored.is_ok() { old } else { entry.bits() });
+                // What was not stored, nobody has seen.
+                let (gone, stays) = if stored.is_ok() { (old, entry.bits()) } else { (entry.bits(), entry.bits()) };
+                self.references.replace_page(machine, gone, stays);
             }
             if stored.is_ok() {
                 return Ok(old);

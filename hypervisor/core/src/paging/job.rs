@@ -58,10 +58,13 @@ pub(super) struct Held {
 
 /// The one unfinished piece of work of a VM.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Job {
     /// A table, and the tables below through which it was reached so far, the last one being worked on.
     steps: [Option<Step>; 4],
     depth: usize,
+    /// No CPU can know of the tables that are let go: what they led to is not stale afterwards.
+    is_unknown: bool,
     /// For whom, if it is a validation; the result counts when all is done.
     pub(super) waiting: Option<Held>,
 }
@@ -69,14 +72,19 @@ pub(super) struct Job {
 impl Job {
     /// The validation of a table that has its first reference by type.
     pub(super) fn validate(vcpu: VcpuId, frame: Mfn, level: Level) -> Job {
-        let mut job = Job { steps: [None; 4], depth: 0, waiting: Some(Held { vcpu, frame, level, result: Ok(()) }) };
+        let waiting = Some(Held { vcpu, frame, level, result: Ok(()) });
+        // What is let go when an entry is wrong was in use nowhere.
+        let mut job = Job { steps: [None; 4], depth: 0, is_unknown: true, waiting };
         job.push(frame, level, Mode::Validate);
         job
     }
 
-    /// Letting go of a table of which nothing but the last reference by type is left.
-    pub(super) fn release(frame: Mfn, level: Level) -> Job {
-        let mut job = Job { steps: [None; 4], depth: 0, waiting: None };
+    /// Letting go of a table of which nothing but the last reference by type is left. `stale` is that of
+    /// [`References`]: if nothing was removed since all CPUs forgot all, neither was an entry that led here,
+    /// and none leads here now. So a guest that takes tables off their root, and then unpins each, pays one
+    /// flush and not one for each.
+    pub(super) fn release(frame: Mfn, level: Level, stale: bool) -> Job {
+        let mut job = Job { steps: [None; 4], depth: 0, is_unknown: !stale, waiting: None };
         job.push(frame, level, Mode::Release);
         job
     }
@@ -85,6 +93,13 @@ impl Job {
     #[cfg(test)]
     pub(super) fn subject(&self) -> Option<(Mfn, Level)> {
         self.steps[0].map(|step| (step.table, step.level))
+    }
+
+    /// The tables that are worked on: each has a reference by type, and its entries before the one named
+    /// are counted.
+    #[cfg(feature = "recount")]
+    pub(super) fn tables(&self) -> impl Iterator<Item = (Mfn, Level, usize)> {
+        self.steps.iter().take(self.depth).flatten().map(|step| (step.table, step.level, step.next))
     }
 
     fn push(&mut self, table: Mfn, level: Level, mode: Mode) {
@@ -115,7 +130,12 @@ impl Job {
             }
             let outcome = match step.mode {
                 Mode::Validate => step.validate(references, machine, work),
-                Mode::Undo | Mode::Release => step.let_go(references, machine, work),
+                Mode::Undo | Mode::Release => {
+                    let before = references.stale;
+                    let outcome = step.let_go(references, machine, work);
+                    references.stale = if self.is_unknown { before } else { references.stale };
+                    outcome
+                }
             };
             match outcome {
                 Outcome::Paused => {}

@@ -19,6 +19,8 @@ mod change;
 mod descriptor;
 mod job;
 mod memory;
+#[cfg(feature = "recount")]
+mod recount;
 mod references;
 
 use protocol::layout::limit;
@@ -37,8 +39,9 @@ use job::{HYPERVISOR, Held, Job};
 use references::References;
 
 /// What one call does at most with the entries of whole tables before it has to be restarted, in units of
-/// about eight instructions: one for each word, [`COUNTED`] more for one that is present.
-const WORK: u32 = 8192;
+/// about eight instructions.
+pub const WORK: u32 = 8192;
+/// Units for one word that is present, beside the one for each word.
 const COUNTED: u32 = 7;
 
 /// Access to the frames of a VM that writes its own page tables, while CPUs walk these.
@@ -75,6 +78,7 @@ pub struct Place {
 
 /// What the sixteen entries of every root lead to that are the hypervisor's.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 struct Roots {
     slots: HypervisorSlots,
     /// The level-3 table of the list that tells the guest frame of each machine frame.
@@ -95,6 +99,7 @@ impl Roots {
 
 /// The page tables of one VM and the frames that it may use in them.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub struct Paging {
     references: References,
     roots: Roots,
@@ -104,6 +109,8 @@ pub struct Paging {
     held: [Option<Held>; VCPUS],
     /// [`WORK`], or less in tests.
     work: u32,
+    /// Units since [`Paging::take_spent`].
+    spent: u32,
 }
 
 /// vCPUs of a VM.
@@ -129,7 +136,14 @@ impl Paging {
             job: None,
             held: [None; VCPUS],
             work: WORK,
+            spent: 0,
         }
+    }
+
+    /// Units of work that went into whole tables since the last call. A hypercall with many elements adds
+    /// them up, since each operation may do [`WORK`].
+    pub const fn take_spent(&mut self) -> u32 {
+        core::mem::replace(&mut self.spent, 0)
     }
 
     /// Goes on with unfinished work, as far as one call may.
@@ -264,7 +278,10 @@ impl Paging {
         let Some(job) = &mut self.job else {
             return true;
         };
-        if !job.run(&mut self.references, machine, &self.roots, work) {
+        let before = *work;
+        let is_done = job.run(&mut self.references, machine, &self.roots, work);
+        self.spent = self.spent.saturating_add(before.wrapping_sub(*work));
+        if !is_done {
             return false;
         }
         let waiting = self.job.take().and_then(|job| job.waiting);
@@ -333,7 +350,7 @@ impl Paging {
         level: Level,
         work: &mut u32,
     ) -> bool {
-        self.job = Some(Job::release(table, level));
+        self.job = Some(Job::release(table, level, self.references.stale));
         self.go_on(machine, work)
     }
 }

@@ -13,6 +13,7 @@ use crate::space::entry::{Leaf, ValidEntry};
 
 /// A VM's frames, and what its CPUs may not know yet.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct References {
     /// The frames that its page tables may name.
     pub(super) class: Class,
@@ -88,6 +89,20 @@ impl References {
         } else {
             let dropped = machine.frames.drop_reference(leaf.frame(), self.class);
             debug_assert!(dropped.is_ok(), "a page without its reference");
+        }
+    }
+
+    /// The same for a word in whose place `next` stands now. It is not stale when that shows the same page,
+    /// and lets it be written if the other did: as a guest does with a table that it has done with.
+    #[inline(always)]
+    pub(super) fn replace_page(&mut self, machine: Machine<'_, impl GuestTables>, word: u64, next: u64) {
+        let before = self.stale;
+        self.drop_page(machine, word);
+        let is_same = |old: Leaf, new: Leaf| old.frame() == new.frame() && (new.is_writable() || !old.is_writable());
+        if let (Some(old), Some(new)) = (Leaf::of(word), Leaf::of(next))
+            && is_same(old, new)
+        {
+            self.stale = before;
         }
     }
 

@@ -4,10 +4,13 @@
 use protocol::layout::{HYPERVISOR_FIRST_SLOT, KERNEL_FIRST_SLOT, LARGE_PAGE_FRAMES};
 
 use super::entry::{Leaf, LeafKind, Stored};
+use super::pool::Pool;
 use super::walk::TOP;
 use super::{Machine, Memory, TableMemory};
 use crate::addr::Mfn;
 use crate::addr::convert::{index, wide};
+#[cfg(feature = "xen")]
+use crate::frame::typed::{Type, with_reference};
 use crate::frame::{Class, FrameTable, Kind, Record};
 
 /// What does not agree, and the frame that shows it.
@@ -33,7 +36,7 @@ impl<'a> Recount<'a> {
     ///
     /// # Errors
     /// It is something else already.
-    fn set(&mut self, frame: Mfn, class: Class, number: u64) -> Result<(), Wrong> {
+    pub(crate) fn set(&mut self, frame: Mfn, class: Class, number: u64) -> Result<(), Wrong> {
         let word = self.words.get_mut(index(frame.0)).filter(|word| **word == 0);
         *word.ok_or(("a frame is used twice", frame))? = Record::of(class, number).0;
         Ok(())
@@ -47,6 +50,32 @@ impl<'a> Recount<'a> {
         let word = self.words.get_mut(index(frame.0)).filter(|word| Record(**word).is(class));
         let word = word.ok_or(("a reference to a frame of another VM or use", frame))?;
         *word = word.wrapping_add(1);
+        Ok(())
+    }
+
+    /// Notes a reference by type to a frame of a VM that writes its own page tables.
+    ///
+    /// # Errors
+    /// It is something else.
+    #[cfg(feature = "xen")]
+    pub(crate) fn refer_as(&mut self, frame: Mfn, class: Class, wanted: Type) -> Result<(), Wrong> {
+        let word = self.words.get_mut(index(frame.0)).filter(|word| Record(**word).is(class));
+        let word = word.ok_or(("a reference to a frame of another VM or use", frame))?;
+        *word = with_reference(*word, wanted).ok_or(("a reference to a frame as what it is not", frame))?;
+        Ok(())
+    }
+
+    /// Notes the frames of a pool.
+    ///
+    /// # Errors
+    /// It is shorter than it says, or a frame is something else.
+    pub(crate) fn pool(&mut self, frames: &FrameTable<'_>, pool: &Pool, class: Class) -> Result<(), Wrong> {
+        let mut next = pool.head();
+        for _ in 0..pool.free() {
+            let number = frames.number(next, class).ok_or(("the pool is shorter than it says", next))?;
+            self.set(next, class, number)?;
+            next = Mfn(number);
+        }
         Ok(())
     }
 
@@ -89,13 +118,7 @@ impl Memory {
             all.set(list.first.offset(offset), self.class(Kind::FrameList), offset)?;
         }
         all.set(self.time_page, self.class(Kind::Shared), 0)?;
-        let mut next = self.pool.head();
-        for _ in 0..self.pool.free() {
-            let number = machine.frames.number(next, self.class(Kind::Pool));
-            let number = number.ok_or(("the pool is shorter than it says", next))?;
-            all.set(next, self.class(Kind::Pool), number)?;
-            next = Mfn(number);
-        }
+        all.pool(machine.frames, &self.pool, self.class(Kind::Pool))?;
         for page in self.vcpu_pages.iter().flatten() {
             all.refer(*page, list.data)?;
         }

@@ -235,6 +235,25 @@ fn a_wrong_entry_undoes_the_whole_tree() {
 }
 
 #[test]
+fn work_is_bounded_and_told() {
+    with_tree(|machine, mut paging| {
+        // Four tables with five entries that are present; a root has 496 of the guest's.
+        let whole = 4 * 512 - 16 + 5 * 7;
+        assert_eq!(paging.take_spent(), whole);
+        assert_eq!(paging.take_spent(), 0);
+        paging.work = 100;
+        assert_eq!(paging.unpin(machine, ROOT), DONE);
+        let mut spent = paging.take_spent();
+        assert_eq!(spent, 100);
+        while paging.drain(machine) == Progress::Again {
+            spent += paging.take_spent();
+        }
+        spent += paging.take_spent();
+        assert!(spent > whole - 40 && spent < whole + 40, "{spent}");
+    });
+}
+
+#[test]
 fn a_result_waits_for_the_vcpu_that_asked() {
     with(|machine, mut paging| {
         paging.work = 100;

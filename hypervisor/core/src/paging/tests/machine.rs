@@ -19,6 +19,13 @@ pub(super) enum Cached {
     Page(Mfn, bool),
 }
 
+/// All of it.
+#[derive(Debug, Clone, Hash)]
+pub(super) struct Saved {
+    words: Vec<(usize, u64)>,
+    cpus: Vec<BTreeSet<Cached>>,
+}
+
 /// Machine memory and its CPUs.
 #[derive(Debug)]
 pub(super) struct Walked {
@@ -54,6 +61,32 @@ impl Walked {
     /// The words of a frame.
     pub(super) fn frame(&self, frame: Mfn) -> impl Iterator<Item = (usize, u64)> {
         self.words[index(frame.0) * 512..][..512].iter().map(Cell::get).enumerate()
+    }
+
+    /// All words that are not zero, with frame and index.
+    pub(super) fn nonzero(&self) -> impl Iterator<Item = ((u64, usize), u64)> {
+        let frames = (0..).zip(self.words.chunks(512));
+        frames.flat_map(|(frame, words)| {
+            let words = words.iter().map(Cell::get).enumerate().filter(|(_, word)| *word != 0);
+            words.map(move |(index, word)| ((frame, index), word))
+        })
+    }
+
+    /// All words that are not zero, and what the CPUs remember.
+    pub(super) fn save(&self) -> Saved {
+        let words = self.words.iter().map(Cell::get).enumerate().filter(|(_, word)| *word != 0).collect();
+        Saved { words, cpus: self.cpus.borrow().clone() }
+    }
+
+    /// Goes back to what [`Walked::save`] said.
+    pub(super) fn restore(&self, saved: &Saved) {
+        for word in &self.words {
+            word.set(0);
+        }
+        for (index, word) in &saved.words {
+            self.words[*index].set(*word);
+        }
+        self.cpus.borrow_mut().clone_from(&saved.cpus);
     }
 
     /// Lets a CPU interfere with the next replacement of an entry that is present.

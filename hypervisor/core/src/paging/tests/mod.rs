@@ -1,6 +1,8 @@
 //! Tests of the page-table engine: `clauses` has the single cases; `specification` says naively what every
 //! call must do, `machine` has CPUs with caches, `world` compares the engine with both, and `random`
-//! drives them.
+//! drives them;
+//! `entries` has every entry, `interruption` every point where a call can be cut, `exploration` all short
+//! sequences.
 #![expect(
     clippy::arithmetic_side_effects,
     clippy::missing_errors_doc,
@@ -8,6 +10,9 @@
 )]
 
 mod clauses;
+mod entries;
+mod exploration;
+mod interruption;
 mod machine;
 mod random;
 mod specification;

@@ -110,10 +110,15 @@ fn action() -> impl Strategy<Value = Action> {
 /// A world and what each vCPU has not finished.
 pub(super) struct Play<'m> {
     pub(super) world: World<'m>,
-    calls: [Option<Call>; VCPUS],
+    pub(super) calls: [Option<Call>; VCPUS],
 }
 
 impl<'m> Play<'m> {
+    /// Nothing happened yet.
+    pub(super) const fn empty(world: World<'m>) -> Play<'m> {
+        Play { world, calls: [None; VCPUS] }
+    }
+
     /// Two trees of tables in memory that is nothing yet.
     pub(super) fn new(mut world: World<'m>) -> Play<'m> {
         for (from, slot, to, flags) in [
@@ -131,7 +136,7 @@ impl<'m> Play<'m> {
             let call = Call::Update(FIRST + from, slot, 0, (FIRST + to) << 12 | flags);
             world.finish(0, call).unwrap();
         }
-        Play { world, calls: [None; VCPUS] }
+        Play::empty(world)
     }
 
     /// Loads a root.

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 const FULL: u64 = 255;
 /// What each bit of a present entry is: kept, dropped, refused, part of the frame number. Level 1, then
 /// the levels above. Bit 63 first.
-const BITS: [&str; 2] = [
+pub(super) const BITS: [&str; 2] = [
     "kkkkkkkkkkkkffffffffffffffffffffffffffffffffffffffffkkkdrkkrrkkk",
     "kkkkkkkkkkkkffffffffffffffffffffffffffffffffffffffffkkkrrkkrrkkk",
 ];
@@ -72,6 +72,8 @@ pub(super) struct Spec {
     pub(super) pool: Vec<u64>,
     /// The list "machine frame to guest frame".
     pub(super) list: BTreeMap<u64, u64>,
+    /// What stands in the hypervisor's entries of every root.
+    pub(super) slots: [u64; 16],
     /// Frames whose words may be adjusted or not, since a validation failed.
     pub(super) unknown: bool,
 }
@@ -187,8 +189,10 @@ impl Spec {
         }
         let is_first = counted.used.is_none();
         *counted = Counted { used: Some(used), count: counted.count + 1, references: counted.references + 1 };
-        for index in (0..512).filter(|_| is_first) {
-            let old = self.word(frame, index);
+        // A word of zero is fine everywhere.
+        let words = self.words.range((frame, 0)..(frame, 512)).filter(|_| is_first);
+        let words: Vec<_> = words.map(|((_, index), word)| (*index, *word)).collect();
+        for (index, old) in words {
             match used {
                 Use::Writable => {}
                 Use::Descriptors => self.put(frame, index, descriptor(old).ok_or(Errno::Invalid)?),
@@ -200,7 +204,17 @@ impl Spec {
                 }
             }
         }
+        if is_first && used == Use::Table(Level::L4) {
+            self.fill_root(frame);
+        }
         Ok(())
+    }
+
+    /// A root gets the hypervisor's entries.
+    pub(super) fn fill_root(&mut self, frame: u64) {
+        for (index, word) in (256..).zip(self.slots) {
+            self.put(frame, index, word);
+        }
     }
 
     /// Counts what an entry refers to.
