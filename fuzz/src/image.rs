@@ -3,7 +3,7 @@
 use hv_core::vm::SystemImage;
 use protocol::VmId;
 use protocol::flags::MapFlags;
-use protocol::image::{FORMAT, ImageHeader, MAGIC, crc32};
+use protocol::image::{FORMAT, ImageHeader, MAGIC, checksum};
 use protocol::label::Label;
 use protocol::layout::{KERNEL_IMAGE, PAGE_SIZE};
 use protocol::manifest::{ChannelManifest, Manifest, Module, OnCrash, Personality, Segment, VmManifest};
@@ -20,7 +20,7 @@ pub fn image(bytes: &[u8]) {
     read(bytes);
     let Ok((mut header, body)) = ImageHeader::read_from_prefix(bytes) else { return };
     header.image_bytes = (bytes.len() as u64).into();
-    header.body_checksum = crc32(0, body).into();
+    header.body_checksum = checksum(body).into();
     let manifest = usize::try_from(header.manifest_bytes.get()).unwrap_or(usize::MAX);
     let policy = usize::try_from(header.policy_bytes.get()).unwrap_or(usize::MAX);
     if let Some(policy) = manifest.checked_add(policy).and_then(|end| body.get(manifest..end)) {
@@ -79,8 +79,7 @@ fn encode(value: &impl serde::Serialize) -> Vec<u8> {
 }
 
 fn sealed(mut header: ImageHeader, body: &[u8]) -> Vec<u8> {
-    header.header_checksum = 0.into();
-    header.header_checksum = crc32(0, header.as_bytes()).into();
+    header.header_checksum = header.own_checksum();
     [header.as_bytes(), body].concat()
 }
 
@@ -97,8 +96,7 @@ fn pack(manifest: &[u8], policy: &[u8]) -> Vec<u8> {
         manifest_bytes: (manifest.len() as u64).into(),
         policy_bytes: (policy.len() as u64).into(),
         policy_hash: Sha256::digest(policy).into(),
-        body_checksum: crc32(0, &body).into(),
-        reserved_end: 0.into(),
+        body_checksum: checksum(&body).into(),
     };
     sealed(header, &body)
 }

@@ -106,7 +106,6 @@ fn the_note_and_the_image_header_keep_their_bytes() {
         policy_bytes: 8.into(),
         policy_hash: [9; 32],
         body_checksum: 7.into(),
-        reserved_end: 0.into(),
     };
     assert_eq!(
         hex(header.as_bytes()),

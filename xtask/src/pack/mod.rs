@@ -1,7 +1,7 @@
 //! Writes a system image as `protocol::image` lays it out: header, manifest, policy, page-aligned
 //! payloads.
 
-use protocol::image::{FORMAT, ImageHeader, MAGIC, crc32};
+use protocol::image::{FORMAT, ImageHeader, MAGIC, checksum};
 use protocol::layout::PAGE_SIZE;
 use protocol::manifest::Manifest;
 use zerocopy::IntoBytes;
@@ -51,10 +51,9 @@ pub fn header(body: &[u8], [manifest_bytes, policy_bytes]: [u64; 2], policy_hash
         manifest_bytes: U64::new(manifest_bytes),
         policy_bytes: U64::new(policy_bytes),
         policy_hash,
-        body_checksum: U32::new(crc32(0, body)),
-        reserved_end: U32::new(0),
+        body_checksum: U64::new(checksum(body)),
     };
-    header.header_checksum = U32::new(crc32(0, header.as_bytes()));
+    header.header_checksum = header.own_checksum();
     header
 }
 
@@ -85,7 +84,7 @@ fn encode(manifest: &Manifest) -> Result<Vec<u8>, Failure> {
 #[cfg(test)]
 mod tests {
     use protocol::flags::MapFlags;
-    use protocol::image::{ImageHeader, crc32};
+    use protocol::image::{ImageHeader, checksum};
     use protocol::manifest::{Manifest, OnCrash, Personality, Segment, VmManifest};
     use protocol::policy::Policy;
     use protocol::processor::ProcessorPolicy;
@@ -137,10 +136,8 @@ mod tests {
         let image = pack(&assembly()).unwrap();
         let (header, body) = ImageHeader::read_from_prefix(&image).unwrap();
         assert_eq!(header.image_bytes.get(), image.len() as u64);
-        assert_eq!(header.body_checksum.get(), crc32(0, body));
-        let mut bare = header;
-        bare.header_checksum.set(0);
-        assert_eq!(header.header_checksum.get(), crc32(0, bare.as_bytes()));
+        assert_eq!(header.body_checksum.get(), checksum(body));
+        assert_eq!(header.header_checksum, header.own_checksum());
         let length = header.manifest_bytes.get() as usize;
         let manifest: Manifest = postcard::from_bytes(&body[..length]).unwrap();
         let policy = &body[length..][..header.policy_bytes.get() as usize];

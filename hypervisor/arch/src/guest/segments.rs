@@ -205,6 +205,7 @@ pub fn set_guest_gs_base(base: u64) {
 
 /// The address with bits 48 to 63 like bit 47.
 #[must_use]
+#[inline(always)]
 pub const fn canonical(address: u64) -> u64 {
-    if address & (1 << 47) == 0 { address & 0x0000_ffff_ffff_ffff } else { address | 0xffff_0000_0000_0000 }
+    ((address << 16).cast_signed() >> 16).cast_unsigned()
 }

@@ -40,9 +40,6 @@ impl Place {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Info(Place);
 
-/// `evtchn_upcall_pending` set and `evtchn_upcall_mask` clear, read as one.
-const DUE: u16 = 1;
-
 impl Info {
     /// The record at a machine address, a multiple of 8 with room for it in its frame.
     #[must_use]
@@ -55,9 +52,9 @@ impl Info {
     #[must_use]
     #[inline(always)]
     pub fn wants_upcall(self) -> bool {
+        // The byte behind it is the mask: both read as one.
         let flags = self.0.pair(offset_of!(VcpuInfo, evtchn_upcall_pending)).load(Ordering::SeqCst);
-        let [pending, mask] = flags.to_le_bytes();
-        flags == DUE || (pending != 0 && mask == 0)
+        (1..=0xff).contains(&flags)
     }
 
     /// Whether an event came that the vCPU has not looked at.

@@ -19,6 +19,10 @@ use crate::space::entry::{Leaf, PRESENT, ValidEntry};
 
 /// Entries of a table.
 const ENTRIES: usize = 512;
+/// Entries that are looked at together: most tables are nearly empty.
+const BLOCK: usize = 8;
+/// What a block without entries costs.
+const BLOCK_WORK: u32 = 8;
 /// Those of a root that lead to the hypervisor's tables.
 pub(super) const HYPERVISOR: Range<usize> = index(HYPERVISOR_FIRST_SLOT)..index(KERNEL_FIRST_SLOT);
 
@@ -203,6 +207,10 @@ impl Step {
             if self.level == Level::L4 && self.next == HYPERVISOR.start {
                 self.next = HYPERVISOR.end;
             }
+            if self.next.is_multiple_of(BLOCK) && self.skips_block(machine, self.next, !0, work) {
+                self.next = self.next.wrapping_add(BLOCK);
+                continue;
+            }
             let Some(left) = work.checked_sub(1) else {
                 return Outcome::Paused;
             };
@@ -214,6 +222,20 @@ impl Step {
             }
         }
         Outcome::End
+    }
+
+    /// Whether none of a block's entries has any of these bits, and there is work left to say so.
+    #[inline(always)]
+    fn skips_block(&self, machine: Machine<'_, impl GuestTables>, first: usize, bits: u64, work: &mut u32) -> bool {
+        let Some(left) = work.checked_sub(BLOCK_WORK) else {
+            return false;
+        };
+        let words = (0..BLOCK).map(|offset| machine.tables.load(self.table, first.wrapping_add(offset)));
+        let is_empty = words.fold(0, |all, word| all | word) & bits == 0;
+        if is_empty {
+            *work = left;
+        }
+        is_empty
     }
 
     /// Checks and counts the next entry, and writes it as it has to be. A table below that must be
@@ -258,6 +280,13 @@ impl Step {
         work: &mut u32,
     ) -> Outcome {
         while let Some(at) = self.next.checked_sub(1) {
+            if self.next.is_multiple_of(BLOCK)
+                && let before = self.next.saturating_sub(BLOCK)
+                && self.skips_block(machine, before, PRESENT, work)
+            {
+                self.next = before;
+                continue;
+            }
             let Some(left) = work.checked_sub(1) else {
                 return Outcome::Paused;
             };

@@ -1,10 +1,10 @@
 //! Reads a system image and refuses whatever is not wholly in order, before any of it is used.
 
-use protocol::image::{FORMAT, ImageHeader, MAGIC, crc32};
+use protocol::image::{FORMAT, ImageHeader, MAGIC, checksum};
 use protocol::layout::PAGE_SIZE;
 use protocol::manifest::Manifest;
 use sha2::{Digest, Sha256};
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::FromBytes;
 
 use super::check::{check_manifest, check_permitted};
 use super::error::{Problem, ensure};
@@ -38,7 +38,7 @@ impl<'a> SystemImage<'a> {
         let (manifest, policy) = parts.ok_or_else(|| {
             Problem::new("manifest and policy of # and # bytes reach beyond the system image", &lengths)
         })?;
-        let is_whole = crc32(0, body) == header.body_checksum.get();
+        let is_whole = checksum(body) == header.body_checksum.get();
         ensure(is_whole, "the system image is damaged: its checksum differs", &[])?;
         let decoded = decode(manifest, "the manifest of the system image cannot be decoded");
         let start = lengths.into_iter().fold(wide(size_of::<ImageHeader>()), u64::saturating_add);
@@ -124,11 +124,9 @@ fn check_header(header: ImageHeader, bytes: u64) -> Result<(), Problem> {
     ensure(header.magic == MAGIC, "the boot module is not a Cloister system image", &[])?;
     let formats = [format, FORMAT].map(u64::from);
     ensure(format == FORMAT, "the system image has format #, but this hypervisor takes format #", &formats)?;
-    let mut unsigned = header;
-    unsigned.header_checksum = 0.into();
-    let is_whole = crc32(0, unsigned.as_bytes()) == header.header_checksum.get();
+    let is_whole = header.own_checksum() == header.header_checksum;
     ensure(is_whole, "the header of the system image is damaged: its checksum differs", &[])?;
-    let is_known = header.reserved.get() == 0 && header.reserved_end.get() == 0;
+    let is_known = header.reserved.get() == 0;
     ensure(is_known, "the header of the system image uses fields that have no meaning yet", &[])?;
     let sentence = "the system image is incomplete: # bytes were packed, # are here";
     ensure(stated == bytes, sentence, &[stated, bytes])

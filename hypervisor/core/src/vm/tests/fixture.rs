@@ -2,7 +2,7 @@
 #![expect(clippy::arithmetic_side_effects, reason = "test code: numbers are small and a wrong one fails the test")]
 
 use protocol::flags::MapFlags;
-use protocol::image::{FORMAT, ImageHeader, MAGIC, crc32};
+use protocol::image::{FORMAT, ImageHeader, MAGIC, checksum};
 use protocol::label::Label;
 use protocol::layout::{KERNEL_IMAGE, PAGE_SIZE};
 use protocol::manifest::{ChannelManifest, Manifest, Module, OnCrash, Personality, Segment, VmManifest};
@@ -86,8 +86,7 @@ pub(super) fn pack_with(manifest: &Manifest, policy: &[u8]) -> Vec<u8> {
         manifest_bytes: u64::try_from(manifest.len()).unwrap().into(),
         policy_bytes: u64::try_from(policy.len()).unwrap().into(),
         policy_hash: Sha256::digest(policy).into(),
-        body_checksum: crc32(0, &bytes[HEADER..]).into(),
-        reserved_end: 0.into(),
+        body_checksum: checksum(&bytes[HEADER..]).into(),
     };
     bytes[..HEADER].copy_from_slice(header.as_bytes());
     sealed(&bytes, |_| {})
@@ -97,7 +96,6 @@ pub(super) fn pack_with(manifest: &Manifest, policy: &[u8]) -> Vec<u8> {
 pub(super) fn sealed(bytes: &[u8], change: impl FnOnce(&mut ImageHeader)) -> Vec<u8> {
     let (mut header, body) = ImageHeader::read_from_prefix(bytes).unwrap();
     change(&mut header);
-    header.header_checksum = 0.into();
-    header.header_checksum = crc32(0, header.as_bytes()).into();
+    header.header_checksum = header.own_checksum();
     [header.as_bytes(), body].concat()
 }

@@ -74,9 +74,8 @@ fn each_field_of_the_header_is_checked() {
     let bytes = pack(&demo_manifest());
     let with = |change: fn(&mut ImageHeader)| refused(&sealed(&bytes, change));
     assert!(with(|header| header.magic[0] = b'X').contains("not a Cloister system image"));
-    assert!(with(|header| header.format = 1.into()).contains("format 1, but this hypervisor takes format 3"));
+    assert!(with(|header| header.format = 1.into()).contains("format 1, but this hypervisor takes format 4"));
     assert!(with(|header| header.reserved = 1.into()).contains("no meaning yet"));
-    assert!(with(|header| header.reserved_end = 1.into()).contains("no meaning yet"));
     let manifest = with(|header| header.manifest_bytes = u64::MAX.into());
     assert!(manifest.contains("manifest and policy of 18446744073709551615 and"));
     let policy = with(|header| header.policy_bytes = u64::MAX.into());
@@ -285,8 +284,7 @@ proptest! {
             manifest_bytes: manifest.into(),
             policy_bytes: 0.into(),
             policy_hash: [0; 32],
-            body_checksum: protocol::image::crc32(0, &body).into(),
-            reserved_end: 0.into(),
+            body_checksum: protocol::image::checksum(&body).into(),
         };
         let bytes = [zerocopy::IntoBytes::as_bytes(&header), &body].concat();
         let length = u64::try_from(bytes.len()).unwrap();
@@ -300,7 +298,7 @@ proptest! {
         let mut bytes = pack(&demo_manifest());
         let start = size_of::<ImageHeader>();
         bytes[start + position] = byte;
-        let body = protocol::image::crc32(0, &bytes[start..]);
+        let body = protocol::image::checksum(&bytes[start..]);
         let bytes = sealed(&bytes, |header| header.body_checksum = body.into());
         let _ = SystemImage::parse(&bytes);
     }

@@ -9,8 +9,8 @@ use protocol::xen::selector;
 use protocol::xen::structure::IretFrame;
 use zerocopy::IntoBytes;
 
-use super::XenVcpu;
-use super::calls::{self, Caller, Refusal, Reply};
+use super::calls;
+use super::{Own, State, XenVcpu};
 use crate::hypervisor::cpu::Cpu;
 use crate::hypervisor::death;
 use crate::hypervisor::vcpu::Vcpu;
@@ -34,16 +34,29 @@ pub(super) struct Taken<'a> {
     pub(super) registers: &'a mut Registers,
 }
 
+/// What an entry into the guest's kernel takes of a vCPU's state.
+struct Entry {
+    handler: Handler,
+    /// The stack for entries from user mode.
+    kernel_stack: u64,
+    /// What the frame shows as I/O privilege level.
+    iopl: u8,
+}
+
 impl Taken<'_> {
     /// User mode made a system call, from 64-bit or 32-bit code: its kernel gets it.
     pub(super) fn system_call(&mut self) {
-        let callbacks = self.xen.state.lock().own.callbacks;
-        let (handler, cause) = match self.registers.vector {
-            Registers::SYSCALL_32 => (callbacks.syscall_32, Cause::Syscall32),
-            _ => (callbacks.syscall, Cause::Syscall),
+        let (is_short, cause) = match self.registers.vector {
+            Registers::SYSCALL_32 => (true, Cause::Syscall32),
+            _ => (false, Cause::Syscall),
         };
-        match handler {
-            Some(handler) => self.bounce(handler, cause, INVALID_OPCODE),
+        let entry = self.entry(
+            |State { own: Own { callbacks, .. }, .. }| {
+                if is_short { callbacks.syscall_32 } else { callbacks.syscall }
+            },
+        );
+        match entry {
+            Some(entry) => self.bounce(&entry, cause, INVALID_OPCODE),
             None => {
                 self.registers.rip = self.registers.rip.wrapping_sub(INSTRUCTION);
                 self.exception(INVALID_OPCODE, None);
@@ -53,9 +66,8 @@ impl Taken<'_> {
 
     /// Takes an exception, with its error code if it has one, to the guest's kernel.
     pub(super) fn exception(&mut self, vector: u8, code: Option<u32>) {
-        let handler = self.xen.state.lock().traps.handler(vector);
-        match handler {
-            Some(handler) => self.bounce(handler, code.map_or(Cause::Plain, Cause::Code), vector),
+        match self.entry(|state| state.traps.handler(vector)) {
+            Some(entry) => self.bounce(&entry, code.map_or(Cause::Plain, Cause::Code), vector),
             None => {
                 let address = if vector == PAGE_FAULT { self.xen.info().fault_address() } else { 0 };
                 self.die(&death::Cause::Unhandled { vector: vector.into(), address });
@@ -67,13 +79,12 @@ impl Taken<'_> {
     /// its kernel; or tells it that it may not.
     pub(super) fn interrupt(&mut self, vector: u8, length: u64) {
         let mode = self.vcpu.mode();
-        let handler = {
-            let state = self.xen.state.lock();
+        let entry = self.entry(|State { traps, .. }| {
             // The gate of vector 0x80 is open to everybody, and led here.
-            if vector == 0x80 { state.traps.handler(vector) } else { state.traps.software(vector, mode) }
-        };
-        match handler {
-            Some(handler) => self.bounce(handler, Cause::Plain, vector),
+            if vector == 0x80 { traps.handler(vector) } else { traps.software(vector, mode) }
+        });
+        match entry {
+            Some(entry) => self.bounce(&entry, Cause::Plain, vector),
             None => {
                 self.registers.rip = self.registers.rip.wrapping_sub(length);
                 self.exception(GENERAL_PROTECTION, Some(u32::from(vector) << 3 | GATE));
@@ -83,10 +94,18 @@ impl Taken<'_> {
 
     /// Has the vCPU look at its events.
     pub(super) fn upcall(&mut self) {
-        let handler = self.xen.state.lock().own.callbacks.event;
-        if let Some(handler) = handler {
-            self.bounce(handler, Cause::Plain, 0);
+        if let Some(entry) = self.entry(|state| state.own.callbacks.event) {
+            self.bounce(&entry, Cause::Plain, 0);
         }
+    }
+
+    /// What is needed to enter a handler, if there is one.
+    #[inline(always)]
+    fn entry(&self, handler: impl FnOnce(&State) -> Option<Handler>) -> Option<Entry> {
+        let state = self.xen.state.lock();
+        let Own { kernel_stack, privilege, .. } = state.own;
+        let iopl = if privilege.is_architectural { privilege.level } else { 0 };
+        handler(&state).map(|handler| Entry { handler, kernel_stack, iopl })
     }
 
     /// Ends the VM.
@@ -95,20 +114,18 @@ impl Taken<'_> {
     }
 
     /// Writes the frame of a handler and leaves the registers at it. A guest whose stack cannot hold it dies.
-    fn bounce(&mut self, handler: Handler, cause: Cause, vector: u8) {
+    fn bounce(&mut self, entry: &Entry, cause: Cause, vector: u8) {
         let (vcpu, info) = (self.vcpu, self.xen.info());
         let mode = vcpu.mode();
-        let (kernel_stack, privilege) = {
-            let own = &self.xen.state.lock().own;
-            (own.kernel_stack, own.privilege)
-        };
+        let Entry { handler, kernel_stack, iopl } = *entry;
         let Registers { rcx, r11, rip, cs, rflags, rsp, ss, .. } = *self.registers;
-        let iopl = if privilege.is_architectural { privilege.level } else { 0 };
         let from = Interrupted { rcx, r11, rip, cs, rflags, rsp, ss, kernel_stack, mask: info.mask(), iopl };
-        let stack = if mode == Mode::User { kernel_stack } else { rsp };
-        let no_stack = death::Cause::NoStack { vector: vector.into(), stack };
+        let no_stack = || {
+            let stack = if mode == Mode::User { kernel_stack } else { rsp };
+            death::Cause::NoStack { vector: vector.into(), stack }
+        };
         let Ok(bounce) = frame::bounce(&from, mode, cause, handler) else {
-            return self.die(&no_stack);
+            return self.die(&no_stack());
         };
         if mode == Mode::User {
             vcpu.change_mode(Mode::Kernel);
@@ -117,7 +134,7 @@ impl Taken<'_> {
             if mode == Mode::User {
                 vcpu.change_mode(Mode::User);
             }
-            return self.die(&no_stack);
+            return self.die(&no_stack());
         }
         if handler.masks_events() {
             info.set_mask(1);
@@ -131,41 +148,39 @@ impl Taken<'_> {
         self.registers.vector = Registers::SYSCALL;
         calls::tell_runstate(vcpu, self.xen);
     }
-}
 
-/// The call `iret`: goes on with what the frame at the guest's stack pointer describes.
-pub(super) fn iret(caller: &mut Caller<'_>) -> Reply {
-    let stack = caller.registers.rsp;
-    let Ok(given) = copy::read_value::<IretFrame>(GuestVirt(stack)) else {
-        death::die(caller.cpu, caller.vcpu, caller.registers, &death::Cause::NoStack { vector: 0, stack });
-        return Err(Refusal::Taken);
-    };
-    let to = frame::iret(&given);
-    {
-        let own = &mut caller.xen.state.lock().own;
-        if own.privilege.is_architectural {
-            own.privilege.level = to.iopl;
+    /// The call `iret`: goes on with what the frame at the guest's stack pointer describes.
+    pub(super) fn iret(&mut self) {
+        let stack = self.registers.rsp;
+        let Ok(given) = copy::read_value::<IretFrame>(GuestVirt(stack)) else {
+            return self.die(&death::Cause::NoStack { vector: 0, stack });
+        };
+        let to = frame::iret(&given);
+        let has_user_root = {
+            let own = &mut self.xen.state.lock().own;
+            if own.privilege.is_architectural {
+                own.privilege.level = to.iopl;
+            }
+            own.user_root.is_some()
+        };
+        if to.mode == Mode::User {
+            if !has_user_root {
+                return self.die(&death::Cause::NoUserRoot);
+            }
+            self.vcpu.change_mode(Mode::User);
         }
-        if to.mode == Mode::User && own.user_root.is_none() {
-            death::die(caller.cpu, caller.vcpu, caller.registers, &death::Cause::NoUserRoot);
-            return Err(Refusal::Taken);
+        self.xen.info().set_mask(u8::from(to.upcalls == Upcalls::Masked));
+        let registers = &mut *self.registers;
+        registers.rax = given.rax;
+        registers.rip = given.rip;
+        registers.rsp = given.rsp;
+        registers.cs = u64::from(to.cs);
+        registers.ss = u64::from(to.ss);
+        registers.rflags = to.rflags;
+        registers.vector = if to.fits_sysret { Registers::SYSCALL } else { 0 };
+        if let Some([rcx, r11]) = to.lost {
+            registers.rcx = rcx;
+            registers.r11 = r11;
         }
     }
-    if to.mode == Mode::User {
-        caller.vcpu.change_mode(Mode::User);
-    }
-    caller.xen.info().set_mask(u8::from(to.upcalls == Upcalls::Masked));
-    let registers = &mut *caller.registers;
-    registers.rax = given.rax;
-    registers.rip = given.rip;
-    registers.rsp = given.rsp;
-    registers.cs = u64::from(to.cs);
-    registers.ss = u64::from(to.ss);
-    registers.rflags = to.rflags;
-    registers.vector = if to.fits_sysret { Registers::SYSCALL } else { 0 };
-    if let Some([rcx, r11]) = to.lost {
-        registers.rcx = rcx;
-        registers.r11 = r11;
-    }
-    Err(Refusal::Taken)
 }

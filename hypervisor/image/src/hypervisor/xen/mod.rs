@@ -13,7 +13,7 @@ mod memory;
 
 pub(super) use life::Apart;
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use hv_arch::guest::Registers;
 use hv_arch::guest::segments::Selectors;
@@ -78,6 +78,8 @@ const _: () = assert!(call::END == 64);
 pub(super) struct XenVcpu {
     /// Machine address of its record, which tells of events.
     info: Cell,
+    /// Whether how long it did what is to be written when its kernel goes on.
+    tells_runstate: AtomicBool,
     /// The greater part. Its own CPU has it alone while it runs.
     state: Lock<State>,
 }
@@ -114,9 +116,8 @@ struct Own {
     user_root: Option<Mfn>,
     timers: Timers,
     runstate: Runstate,
-    /// Where it wants to read how long it did what, and whether that is to be written.
+    /// Where it wants to read how long it did what.
     runstate_area: Option<u64>,
-    tells_runstate: bool,
 }
 
 /// Frames of a descriptor table.
@@ -142,7 +143,6 @@ impl Own {
             timers: Timers::new(now),
             runstate: Runstate::new(now),
             runstate_area: None,
-            tells_runstate: false,
         }
     }
 
@@ -188,8 +188,8 @@ pub(super) fn vcpu(entry: &VmManifest) -> Option<XenVcpu> {
     let Personality::Xen(_) = entry.personality else {
         return None;
     };
-    let state = State { traps: TrapTable::default(), local: LocalTable::NONE, own: Own::new(0) };
-    Some(XenVcpu { info: Cell::new(0), state: Lock::new(state) })
+    let state = Lock::new(State { traps: TrapTable::default(), local: LocalTable::NONE, own: Own::new(0) });
+    Some(XenVcpu { info: Cell::new(0), tells_runstate: AtomicBool::new(false), state })
 }
 
 /// Makes the window of each vCPU that needs one. Before any root gets the hypervisor's slots.
@@ -245,10 +245,13 @@ impl XenVcpu {
         // What the processor took does not say which segments; what it loads on the way back does.
         registers.ss = u64::from(selector::DATA);
         registers.cs = u64::from(selector::CODE_64);
-        if registers.vector == Registers::SYSCALL && vcpu.mode() == Mode::Kernel {
-            calls::handle(cpu, vcpu, self, registers);
-        } else {
+        if registers.vector != Registers::SYSCALL || vcpu.mode() == Mode::User {
             Taken { cpu, vcpu, xen: self, registers }.system_call();
+        } else if registers.rax == call::IRET {
+            // Every second call is this one.
+            Taken { cpu, vcpu, xen: self, registers }.iret();
+        } else {
+            calls::handle(cpu, vcpu, self, registers);
         }
         self.upcall(cpu, vcpu, registers);
     }
@@ -295,7 +298,7 @@ impl XenVcpu {
             processor::set_tsc_aux(state.own.tsc_aux);
         }
         state.own.runstate.change(Activity::Running, vcpu.vm().now().0);
-        state.own.tells_runstate = state.own.runstate_area.is_some();
+        self.tells_runstate.store(state.own.runstate_area.is_some(), Ordering::Relaxed);
         drop(state);
         // These controls are none of those that are remembered.
         cpu.forget_controls();

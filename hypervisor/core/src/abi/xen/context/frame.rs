@@ -68,8 +68,9 @@ pub enum Cause {
 /// `selector::CODE_64` and `selector::DATA`, events are masked if the handler says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounce {
+    /// The frame, at the end of the array.
     words: [u64; LONGEST],
-    length: usize,
+    first: usize,
     /// Where the words go, the first the lowest: the stack pointer. All lie in the guest's own range.
     pub rsp: u64,
     /// Instruction pointer, canonical.
@@ -82,7 +83,7 @@ impl Bounce {
     /// The frame, lowest word first.
     #[must_use]
     pub fn words(&self) -> &[u64] {
-        self.words.get(..self.length).unwrap_or_default()
+        self.words.get(self.first..).unwrap_or_default()
     }
 }
 
@@ -91,33 +92,41 @@ impl Bounce {
 ///
 /// # Errors
 /// `Fault` when the frame would leave the guest's own range.
+#[inline]
 pub fn bounce(from: &Interrupted, mode: Mode, cause: Cause, handler: Handler) -> Result<Bounce, Errno> {
-    let seen = as_seen(from, cause);
-    let (code, segments);
-    let middle: &[u64] = match cause {
-        Cause::Plain | Cause::Syscall | Cause::Syscall32 | Cause::Sysenter => &[],
-        Cause::Code(number) => {
-            code = [u64::from(number)];
-            &code
-        }
-        Cause::Failsafe(selectors) => {
-            segments = selectors.map(u64::from);
-            &segments
+    let (rcx, r11) = match cause {
+        Cause::Syscall | Cause::Syscall32 => (from.rip, from.rflags),
+        Cause::Plain | Cause::Code(_) | Cause::Failsafe(_) | Cause::Sysenter => (from.rcx, from.r11),
+    };
+    let (cs, ss) = match cause {
+        Cause::Plain | Cause::Code(_) | Cause::Failsafe(_) => (from.cs & 0xffff, from.ss & 0xffff),
+        Cause::Syscall => (u64::from(selector::CODE_64), u64::from(selector::DATA)),
+        Cause::Syscall32 => (u64::from(selector::CODE_32), u64::from(selector::DATA)),
+        Cause::Sysenter => (3, u64::from(selector::DATA)),
+    };
+    let (rip, rflags, rsp) = match cause {
+        Cause::Sysenter => (0, from.rflags & !flag::NESTED, 0),
+        Cause::Plain | Cause::Code(_) | Cause::Failsafe(_) | Cause::Syscall | Cause::Syscall32 => {
+            (from.rip, from.rflags, from.rsp)
         }
     };
     let (top, cs) = match mode {
-        Mode::Kernel => (from.rsp, seen.cs & 0xfffc),
-        Mode::User => (from.kernel_stack, seen.cs & 0xffff),
+        Mode::Kernel => (from.rsp, cs & !3),
+        Mode::User => (from.kernel_stack, cs),
     };
-    let shown = shown_flags(seen.rflags, from.mask, from.iopl);
-    let tail = [seen.rip, cs | (u64::from(from.mask) << 32), shown, seen.rsp, seen.ss & 0xffff];
-    let mut words = [0; LONGEST];
-    let parts: [&[u64]; 3] = [&[seen.rcx, seen.r11], middle, &tail];
-    for (slot, word) in words.iter_mut().zip(parts.into_iter().flatten()) {
-        *slot = *word;
-    }
-    let length = middle.len().saturating_add(7);
-    let bytes = wide(length).wrapping_mul(8);
+    let cs = cs | (u64::from(from.mask) << 32);
+    let flags = shown_flags(rflags, from.mask, from.iopl);
+    let (first, words) = match cause {
+        Cause::Code(code) => (3, [0, 0, 0, rcx, r11, u64::from(code), rip, cs, flags, rsp, ss]),
+        Cause::Failsafe(selectors) => {
+            let [ds, es, fs, gs] = selectors.map(u64::from);
+            (0, [rcx, r11, ds, es, fs, gs, rip, cs, flags, rsp, ss])
+        }
+        Cause::Plain | Cause::Syscall | Cause::Syscall32 | Cause::Sysenter => {
+            (4, [0, 0, 0, 0, rcx, r11, rip, cs, flags, rsp, ss])
+        }
+    };
+    let bytes = wide(LONGEST.saturating_sub(first)).wrapping_mul(8);
     let rsp = (top & !15).wrapping_sub(bytes);
     if !GuestVirt(rsp).is_guest_range(bytes) {
         return Err(Errno::Fault);
@@ -127,19 +136,7 @@ pub fn bounce(from: &Interrupted, mode: Mode, cause: Cause, handler: Handler) ->
         Cause::Plain | Cause::Code(_) | Cause::Failsafe(_) => 0,
     };
     let rflags = harmless_flags(from.rflags) & !(CLEARED | direction);
-    Ok(Bounce { words, length, rsp, rip: handler.address(), rflags })
-}
-
-/// The registers that the frame shows.
-fn as_seen(from: &Interrupted, cause: Cause) -> Interrupted {
-    let ss = u64::from(selector::DATA);
-    let call = Interrupted { rcx: from.rip, r11: from.rflags, ss, ..*from };
-    match cause {
-        Cause::Plain | Cause::Code(_) | Cause::Failsafe(_) => *from,
-        Cause::Syscall => Interrupted { cs: u64::from(selector::CODE_64), ..call },
-        Cause::Syscall32 => Interrupted { cs: u64::from(selector::CODE_32), ..call },
-        Cause::Sysenter => Interrupted { cs: 3, ss, rip: 0, rsp: 0, rflags: from.rflags & !flag::NESTED, ..*from },
-    }
+    Ok(Bounce { words, first, rsp, rip: handler.address(), rflags })
 }
 
 /// Flags as a guest's kernel sees them: interrupts are on when events are not masked.

@@ -19,6 +19,7 @@ fn text<const N: usize>(text: &str) -> [u8; N] {
     bytes
 }
 
+#[inline(never)]
 pub(super) fn xen_version(caller: &mut Caller<'_>, command: u64, argument: u64) -> Reply {
     match command {
         version::VERSION => return Ok(VERSION),
@@ -55,6 +56,7 @@ pub(super) fn xen_version(caller: &mut Caller<'_>, command: u64, argument: u64) 
 /// Bytes that one call writes.
 const CHUNK: usize = 256;
 
+#[inline(never)]
 pub(super) fn console_io(caller: &mut Caller<'_>, arguments: &mut Arguments) -> Reply {
     let [command, count, buffer, ..] = *arguments;
     // The count is an `int`.
@@ -84,6 +86,7 @@ pub(super) fn console_io(caller: &mut Caller<'_>, arguments: &mut Arguments) -> 
     Ok(0)
 }
 
+#[inline(never)]
 pub(super) fn vm_assist(caller: &mut Caller<'_>, command: u64, which: u64) -> Reply {
     if which >= 64 || assist::KNOWN >> which & 1 == 0 {
         return Err(Errno::Invalid.into());
@@ -101,6 +104,7 @@ pub(super) fn vm_assist(caller: &mut Caller<'_>, command: u64, which: u64) -> Re
     Ok(0)
 }
 
+#[inline(never)]
 pub(super) fn physdev_op(caller: &mut Caller<'_>, command: u64, argument: u64) -> Reply {
     match command {
         physdev::SET_IOPL => {

@@ -10,6 +10,7 @@ use super::{Arguments, Caller, Refusal, Reply, element, read, write};
 /// Calls that are made before events are looked at.
 const CALLS: u64 = 64;
 
+#[inline(never)]
 pub(super) fn multicall(caller: &mut Caller<'_>, arguments: &mut Arguments) -> Reply {
     let [array, count, ..] = *arguments;
     if caller.in_batch {

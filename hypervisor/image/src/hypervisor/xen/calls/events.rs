@@ -14,6 +14,7 @@ fn give(caller: &Caller<'_>, port: Port) -> u32 {
     port.0
 }
 
+#[inline(never)]
 pub(super) fn event_channel_op(caller: &mut Caller<'_>, command: u64, argument: u64) -> Reply {
     let ports = &caller.domain.ports;
     match command {

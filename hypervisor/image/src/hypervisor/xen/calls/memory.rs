@@ -38,7 +38,7 @@ fn check_domain(caller: &Caller<'_>, word: u64) -> Result<(), Errno> {
 fn each<T: zerocopy::FromBytes + zerocopy::IntoBytes>(
     caller: &mut Caller<'_>,
     arguments: &mut Arguments,
-    step: impl Fn(&mut Caller<'_>, &T) -> Result<(), Refusal>,
+    mut step: impl FnMut(&mut Caller<'_>, &T) -> Result<(), Refusal>,
 ) -> Reply {
     let [array, count, report, domain, _] = *arguments;
     check_domain(caller, domain)?;
@@ -67,13 +67,16 @@ fn each<T: zerocopy::FromBytes + zerocopy::IntoBytes>(
     result.map(|()| 0)
 }
 
+#[inline(never)]
 pub(super) fn mmu_update(caller: &mut Caller<'_>, arguments: &mut Arguments) -> Reply {
-    each(caller, arguments, |caller, update: &MmuUpdate| {
-        let mut memory = caller.domain.memory()?;
-        finished(memory.paging.update(tables(caller.vm()), caller.vcpu.id, update.ptr, update.val))
+    let (tables, vcpu) = (tables(caller.vm()), caller.vcpu.id);
+    let mut memory = caller.domain.memory()?;
+    each(caller, arguments, |_, update: &MmuUpdate| {
+        finished(memory.paging.update(tables, vcpu, update.ptr, update.val))
     })
 }
 
+#[inline(never)]
 pub(super) fn update_va_mapping(caller: &mut Caller<'_>, [address, value, flags]: [u64; 3]) -> Reply {
     let vm = caller.vm();
     let root = caller.state().own.kernel_root;
@@ -100,6 +103,7 @@ fn flush_page(address: u64) {
     }
 }
 
+#[inline(never)]
 pub(super) fn mmuext_op(caller: &mut Caller<'_>, arguments: &mut Arguments) -> Reply {
     each(caller, arguments, extended)
 }
@@ -214,6 +218,7 @@ fn new_user_root(caller: &mut Caller<'_>, frame: Mfn) -> Result<(), Refusal> {
     Ok(())
 }
 
+#[inline(never)]
 pub(super) fn update_descriptor(caller: &mut Caller<'_>, address: u64, descriptor: u64) -> Reply {
     let mut memory = caller.domain.memory()?;
     finished(Ok(memory.paging.drain(tables(caller.vm()))))?;

@@ -111,6 +111,7 @@ impl Caller<'_> {
     }
 
     /// Makes a call by its number.
+    #[inline(always)]
     fn dispatch(&mut self, number: u64, arguments: &mut Arguments) -> Reply {
         let [first, second, third, ..] = *arguments;
         match number {
@@ -147,6 +148,7 @@ impl Caller<'_> {
     ///
     /// # Errors
     /// Always `NotImplemented`.
+    #[inline(never)]
     fn unknown(&self, number: u64) -> Reply {
         let last = self.domain.unknown.len().wrapping_sub(1);
         let place = usize::try_from(number).unwrap_or(last).min(last);
@@ -187,6 +189,7 @@ fn element<T>(array: u64, number: u64) -> Result<u64, Refusal> {
 }
 
 /// Tells the guest how long a vCPU did what, if it asked for that and its kernel's tables are in use.
+#[inline(always)]
 pub(super) fn tell_runstate(vcpu: &Vcpu, xen: &XenVcpu) {
     vcpus::tell_runstate(vcpu, xen);
 }

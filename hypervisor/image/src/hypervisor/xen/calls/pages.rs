@@ -17,6 +17,7 @@ const RAM: u32 = 1;
 /// The bits of a command that name the operation.
 const OPERATION: u64 = (1 << memory::OPERATION_BITS) - 1;
 
+#[inline(never)]
 pub(super) fn memory_op(caller: &mut Caller<'_>, arguments: &mut Arguments) -> Reply {
     let [command, argument, ..] = *arguments;
     let operation = command & OPERATION;

@@ -18,8 +18,11 @@ use crate::hypervisor::machine::{Vm, machine};
 /// Entries of a table that are taken before events are looked at.
 const ENTRIES: u64 = 256;
 
+#[inline(never)]
 pub(super) fn iret(caller: &mut Caller<'_>) -> Reply {
-    deliver::iret(caller)
+    let Caller { cpu, vcpu, xen, .. } = *caller;
+    deliver::Taken { cpu, vcpu, xen, registers: caller.registers }.iret();
+    Err(Refusal::Taken)
 }
 
 pub(super) fn stack_switch(caller: &Caller<'_>, stack: u64) -> Reply {
@@ -27,6 +30,7 @@ pub(super) fn stack_switch(caller: &Caller<'_>, stack: u64) -> Reply {
     Ok(0)
 }
 
+#[inline(never)]
 pub(super) fn set_trap_table(caller: &Caller<'_>, arguments: &mut Arguments) -> Reply {
     let [list, ..] = *arguments;
     if list == 0 {
@@ -44,11 +48,13 @@ pub(super) fn set_trap_table(caller: &Caller<'_>, arguments: &mut Arguments) -> 
     Err(Refusal::Restart)
 }
 
+#[inline(never)]
 pub(super) fn set_callbacks(caller: &Caller<'_>, [event, failsafe, syscall]: [u64; 3]) -> Reply {
     caller.state().own.callbacks.set(event, failsafe, syscall);
     Ok(0)
 }
 
+#[inline(never)]
 pub(super) fn callback_op(caller: &Caller<'_>, command: u64, argument: u64) -> Reply {
     match command {
         callback::REGISTER => {
@@ -65,6 +71,7 @@ pub(super) fn callback_op(caller: &Caller<'_>, command: u64, argument: u64) -> R
     Ok(0)
 }
 
+#[inline(never)]
 pub(super) fn set_segment_base(caller: &Caller<'_>, which: u64, base: u64) -> Reply {
     if which == segment::GS_USER_SELECTOR {
         let selector = u16::try_from(base & 0xffff).unwrap_or(0);
@@ -98,6 +105,7 @@ fn load_user_gs(caller: &Caller<'_>, selector: u16) {
     segments::set_fs_base(fs_base);
 }
 
+#[inline(never)]
 pub(super) fn set_gdt(caller: &Caller<'_>, list: u64, entries: u64) -> Reply {
     let count = context::table_frames(entries & 0xffff_ffff)?;
     let mut frames = [Mfn(0); TABLE_FRAMES];
@@ -146,6 +154,7 @@ pub(super) fn fpu_taskswitch(caller: &Caller<'_>, set: u64) -> Reply {
     Ok(0)
 }
 
+#[inline(never)]
 pub(super) fn set_debugreg(caller: &Caller<'_>, register: u64, value: u64) -> Reply {
     let controlled = caller.state().own.controlled;
     let mut debug = *caller.vcpu.debug.lock();
@@ -155,6 +164,7 @@ pub(super) fn set_debugreg(caller: &Caller<'_>, register: u64, value: u64) -> Re
     Ok(0)
 }
 
+#[inline(never)]
 pub(super) fn get_debugreg(caller: &Caller<'_>, register: u64) -> Reply {
     let controlled = caller.state().own.controlled;
     Ok(controlled.get_debug(&caller.vcpu.debug.lock(), register & 0xffff_ffff)?)

@@ -16,6 +16,7 @@ use crate::hypervisor::cpu::work;
 use crate::hypervisor::run;
 use crate::hypervisor::vcpu::Presence;
 
+#[inline(never)]
 pub(super) fn sched_op(caller: &mut Caller<'_>, command: u64, argument: u64) -> Reply {
     match command {
         sched::YIELD => {

@@ -34,6 +34,7 @@ pub(super) fn rearm(caller: &Caller<'_>) {
     run::set_timer(timer, Some(caller.vcpu));
 }
 
+#[inline(never)]
 pub(super) fn set_timer(caller: &mut Caller<'_>, deadline: u64) -> Reply {
     let now = caller.vm().now().0;
     caller.state().own.timers.set_single_or_stop(deadline, now);
@@ -41,6 +42,7 @@ pub(super) fn set_timer(caller: &mut Caller<'_>, deadline: u64) -> Reply {
     Ok(0)
 }
 
+#[inline(never)]
 pub(super) fn vcpu_op(caller: &mut Caller<'_>, [command, number, argument]: [u64; 3]) -> Reply {
     let id = u32::try_from(number & 0xffff_ffff).unwrap_or(u32::MAX);
     let other = caller.vm().vcpu(VcpuId(id)).ok_or(Errno::NotFound)?;
@@ -58,7 +60,7 @@ pub(super) fn vcpu_op(caller: &mut Caller<'_>, [command, number, argument]: [u64
             let address: u64 = read(argument)?;
             let own = &mut xen.state.lock().own;
             own.runstate_area = Some(address);
-            own.tells_runstate = other.index == caller.vcpu.index;
+            xen.tells_runstate.store(other.index == caller.vcpu.index, Ordering::Relaxed);
         }
         vcpu::REGISTER_VCPU_INFO => return register_info(caller, xen, argument),
         vcpu::SET_PERIODIC_TIMER..=vcpu::STOP_SINGLESHOT_TIMER => return timer(caller, xen, command, argument),
@@ -107,13 +109,22 @@ const IS_CHANGING: u64 = 1 << 63;
 
 /// Writes how long a vCPU did what, if its guest asked for that and it is to be told. In user mode its
 /// kernel's addresses cannot be written: then when it enters its kernel.
+#[inline(always)]
 pub(super) fn tell_runstate(vcpu: &Vcpu, xen: &XenVcpu) {
+    if xen.tells_runstate.load(Ordering::Relaxed) && vcpu.mode() == Mode::Kernel {
+        write_runstate(vcpu, xen);
+    }
+}
+
+/// Writes it.
+#[inline(never)]
+fn write_runstate(vcpu: &Vcpu, xen: &XenVcpu) {
+    xen.tells_runstate.store(false, Ordering::Relaxed);
     let (area, info) = {
-        let own = &mut xen.state.lock().own;
-        let Some(area) = own.runstate_area.filter(|_| own.tells_runstate && vcpu.mode() == Mode::Kernel) else {
+        let own = &xen.state.lock().own;
+        let Some(area) = own.runstate_area else {
             return;
         };
-        own.tells_runstate = false;
         (area, own.runstate.info())
     };
     let has_flag = vcpu.vm().xen.as_ref().is_some_and(|domain| domain.has_assist(assist::RUNSTATE_UPDATE_FLAG));
