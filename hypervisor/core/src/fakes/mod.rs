@@ -9,6 +9,8 @@
     reason = "a fake for tests: out of range is the test's failure"
 )]
 
+pub mod space;
+
 use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;

@@ -3,9 +3,9 @@
 use proptest::prelude::*;
 
 use super::audit::{Seen, View, audit};
-use super::model::{Model, Page};
 use super::{FRAMES, TestMachine, foreign_frame, frame_of, with_memory};
 use crate::addr::Mfn;
+use crate::fakes::space::{Model, Page};
 use crate::space::{Covered, Flush, Memory};
 use protocol::call::{Map, Pair, Protect, Unmap};
 use protocol::flags::MapFlags;
