@@ -7,11 +7,13 @@ mod calls;
 mod events;
 mod grants;
 mod image;
+mod spaces;
 
 pub use calls::calls;
 pub use events::events;
 pub use grants::grants;
 pub use image::{image, manifest, policy};
+pub use spaces::spaces;
 
 /// A target: its name, the function, and inputs to begin with.
 pub type Target = (&'static str, fn(&[u8]), fn() -> Vec<Vec<u8>>);
@@ -24,6 +26,7 @@ pub const TARGETS: &[Target] = &[
     ("calls", calls, Vec::new),
     ("events", events, Vec::new),
     ("grants", grants, Vec::new),
+    ("spaces", spaces, Vec::new),
 ];
 
 /// Bytes as a stream of small choices; zeros behind its end.

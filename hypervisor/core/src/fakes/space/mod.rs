@@ -28,7 +28,7 @@ pub const CHANNEL_FRAMES: u64 = 4;
 pub type TestMachine<'m> = Machine<'m, FakeMemory>;
 
 /// Frames of the machine.
-pub const MACHINE_FRAMES: usize = 2600;
+pub const MACHINE_FRAMES: usize = 1600;
 
 /// Runs a test on a machine with a VM's memory in it, whose pool has `pool` frames and which has no
 /// space yet.
