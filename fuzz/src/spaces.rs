@@ -347,11 +347,15 @@ impl World<'_> {
             return;
         }
         let (space, address) = grants[usize::from(which) % grants.len()];
-        let wrong = self.memory.remove_grant(self.machine, space, address, self.foreign.offset(1));
-        assert_eq!(wrong, Err(Status::NotMapped));
         let before = self.seen(space, address, 1);
+        // The low bits of its number.
+        let tag = before[0].1.number.to_le_bytes()[0];
+        for wrong in [(self.foreign.offset(1), tag), (self.foreign, tag ^ 1)] {
+            let answer = self.memory.remove_grant(self.machine, space, address, wrong);
+            assert_eq!(answer, Err(Status::NotMapped));
+        }
         self.model.remove(space, address);
-        let owed = self.memory.remove_grant(self.machine, space, address, self.foreign);
+        let owed = self.memory.remove_grant(self.machine, space, address, (self.foreign, tag));
         self.settle(owed.expect("it is there"), &before);
     }
 
