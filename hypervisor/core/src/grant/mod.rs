@@ -30,7 +30,7 @@ const SLOT_BITS: u32 = limit::GRANTS.trailing_zeros();
 const _: () = assert!(limit::GRANTS.is_power_of_two() && SLOT_BITS <= u8::BITS);
 
 /// Where a mapper put a granted frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Place {
     /// The mapper's space.
     pub space: SpaceId,
@@ -71,7 +71,7 @@ pub enum Attempt {
 }
 
 /// One grant.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Grant {
     peer: VmId,
     machine: Mfn,
@@ -85,7 +85,7 @@ struct Grant {
 }
 
 /// A place in the table.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 struct Slot {
     generation: u32,
     grant: Option<Grant>,
