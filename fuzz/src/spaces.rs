@@ -1,15 +1,11 @@
 //! A VM's memory: any sequence of calls, against the naive model of hv-core's tests and a recount.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
 
 use hv_core::addr::Mfn;
-use hv_core::fakes::FakeMemory;
-use hv_core::fakes::space::{
-    CHANNEL_FRAMES, FRAMES, Half, MACHINE_FRAMES, Model, Page, TestMachine, VM, with_memory_in,
-};
+use hv_core::fakes::space::{CHANNEL_FRAMES, FRAMES, Fixture, Half, MACHINE_FRAMES, Model, Page, TestMachine, VM};
 use hv_core::frame::{Class, Kind};
-use hv_core::space::{Covered, Flush, FlushOwed, Memory, Recount, TableMemory, WORK_PAGES};
+use hv_core::space::{Covered, Flush, FlushOwed, Memory, Recount, WORK_PAGES};
 use protocol::call::{Map, Pair, Protect, Unmap};
 use protocol::flags::{MapFlags, MemoryOperation};
 use protocol::layout::{self, KERNEL_END, KERNEL_START, LOWER_END, PAGE_SIZE};
@@ -41,20 +37,16 @@ const BASES: [u64; 14] = [
 const CHANNEL: u64 = layout::CHANNEL_FRAMES.0 + layout::CHANNEL_FRAME_STRIDE;
 
 thread_local! {
-    static FRAMES_OF_MACHINE: RefCell<FakeMemory> = RefCell::new(FakeMemory::new(MACHINE_FRAMES));
+    static FIXTURE: RefCell<Fixture> = RefCell::new(Fixture::new(POOL));
 }
 
 /// A sequence of calls.
 pub fn spaces(bytes: &[u8]) {
-    FRAMES_OF_MACHINE.with_borrow_mut(|tables| {
-        with_memory_in(tables, POOL, |machine, memory| {
+    FIXTURE.with_borrow_mut(|fixture| {
+        fixture.run(|machine, memory| {
             let foreign = Class::new(Some(VmId(9)), Kind::Channel);
             let foreign = machine.frames.claim_run(Class::FREE, foreign, 0, (1, 1)).expect("frames are free");
             let mut world = World { machine, memory, model: Model::with_pool(POOL), foreign, pins: Vec::new() };
-            for frame in (0..FRAMES).filter_map(|frame| world.frame_of(Gfn(frame))) {
-                // What a sequence before cleared must not look as if this one had.
-                machine.tables.write(frame, 0, &[0xa5]);
-            }
             world.create();
             let mut choices = Choices(bytes);
             while !choices.is_empty() {
@@ -63,7 +55,6 @@ pub fn spaces(bytes: &[u8]) {
             }
             world.check();
         });
-        tables.take_stores();
     });
 }
 
@@ -109,10 +100,10 @@ fn frame(choices: &mut Choices<'_>) -> Gfn {
 
 fn count(choices: &mut Choices<'_>) -> u64 {
     match choices.byte() {
-        0..8 => 512,
-        8..12 => 511,
-        12 => 513,
-        13 => u64::MAX,
+        0..3 => 512,
+        3 => 511,
+        4 => 513,
+        5 => u64::MAX,
         number => u64::from(number % 6),
     }
 }
@@ -376,8 +367,8 @@ impl World<'_> {
         assert_eq!(pages, self.model.pages.len() as u64);
         for (half, address) in self.model.pages.keys() {
             // The kernel half is that of every space.
-            let own = half.map_or_else(|| self.model.spaces.keys().copied().collect(), |space| BTreeSet::from([space]));
-            own.into_iter().for_each(|space| self.translate(space, GuestVirt(*address)));
+            let spaces = self.model.spaces.keys().filter(|space| half.is_none_or(|half| half == **space));
+            spaces.for_each(|space| self.translate(*space, GuestVirt(*address)));
         }
         let pool = Class::new(Some(VM), Kind::Pool);
         let pooled = (0..frames.frames()).map(Mfn).filter(|frame| frames.number(*frame, pool).is_some());
