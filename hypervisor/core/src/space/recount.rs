@@ -22,6 +22,8 @@ pub struct Recount<'a> {
     words: &'a mut [u64],
     /// Pages found that show granted frames.
     pub grants: u64,
+    /// Pages found at all; a large one counts as its small ones.
+    pub pages: u64,
 }
 
 impl<'a> Recount<'a> {
@@ -29,7 +31,7 @@ impl<'a> Recount<'a> {
     #[must_use]
     pub fn begin(words: &'a mut [u64]) -> Recount<'a> {
         words.fill(0);
-        Recount { words, grants: 0 }
+        Recount { words, grants: 0, pages: 0 }
     }
 
     /// Notes what a frame is.
@@ -165,11 +167,10 @@ impl Memory {
         let Some(leaf) = Leaf::of(word) else {
             return Ok(());
         };
+        let frames = if level > 1 { LARGE_PAGE_FRAMES } else { 1 };
+        all.pages = all.pages.saturating_add(frames);
         match leaf.kind() {
-            LeafKind::Own => {
-                let frames = if level > 1 { LARGE_PAGE_FRAMES } else { 1 };
-                (0..frames).try_for_each(|offset| all.refer(leaf.frame().offset(offset), self.list.data))
-            }
+            LeafKind::Own => (0..frames).try_for_each(|offset| all.refer(leaf.frame().offset(offset), self.list.data)),
             LeafKind::Special => Ok(()),
             LeafKind::Grant(_) => {
                 all.grants = all.grants.saturating_add(1);

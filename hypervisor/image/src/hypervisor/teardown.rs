@@ -115,7 +115,7 @@ fn step_of(vm: &'static Vm, working: &mut Working, after: After) -> bool {
     for owner in machine().vms.iter().filter(|owner| owner.partition == vm.partition) {
         let mapped = || owner.grants.lock().any_mapped_by(vm.id);
         while let Some(unmapping) = mapped() {
-            take_out(vm, &mut memory, unmapping.place, unmapping.machine);
+            take_out(vm, &mut memory, unmapping.place, unmapping.shown());
             owner.grants.lock().finish_unmap(unmapping);
         }
     }
@@ -176,7 +176,7 @@ pub(super) fn revoke(vm: &Vm, grant: GrantRef) -> Result<(), Status> {
     if let Some(peer) = machine().vm(revoking.peer).filter(|_| revoking.place.is_some())
         && let Ok(mut memory) = peer.memory()
     {
-        take_out(peer, &mut memory, revoking.place, revoking.machine);
+        take_out(peer, &mut memory, revoking.place, revoking.shown());
     }
     if let Ok(mut memory) = vm.memory() {
         memory.unpin(machine().memory(), revoking.machine);
