@@ -98,6 +98,12 @@ pub fn advance_time_page(frame: Mfn, time_ns: u64) {
     unsafe { &*base }.fetch_max(time_ns, Ordering::SeqCst);
 }
 
+/// Fills a frame that nobody has with a pattern, in builds for tests.
+#[cfg(feature = "recount")]
+pub fn paint(frame: Mfn) {
+    fill_frame(frame, 0, [crate::local::CANARY; WORDS].as_bytes());
+}
+
 /// Fills a frame with zero.
 pub(super) fn clear_frame(frame: Mfn) {
     let pointer = frame_pointer(frame).cast::<u64>();

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 
 use hostile_catalogue::{Group, ROWS};
+use protocol::audit::AuditKind;
+use protocol::shared::AuditRecord;
 
 use super::guest::{explain, judge, run_system};
 use super::{Bench, Case, Verdict};
@@ -53,8 +55,21 @@ fn attack(bench: &mut Bench, system: &System, smp: u32) -> Verdict {
     if !wrong.is_empty() {
         return Verdict::Failed(total, wrong.len(), explain(&wrong, &outcome));
     }
-    if let Some(figures) = figures(&outcome) {
-        println!("        {total} attacks; {figures}");
+    match figures(&outcome) {
+        None if system.test.as_ref().is_some_and(|test| test.recount) => {
+            return Verdict::Failed(
+                total,
+                1,
+                explain(&["the hypervisor did not say what it measured".to_owned()], &outcome),
+            );
+        }
+        None => {}
+        Some(figures) => {
+            println!("        {total} attacks; {figures}");
+            if let Some(wrong) = unlike_the_log(&figures, &outcome.audit) {
+                return Verdict::Failed(total, 1, explain(&[wrong], &outcome));
+            }
+        }
     }
     match judge(Ok(outcome), system.test.as_ref()) {
         Verdict::Passed(_) => Verdict::Passed(total),
@@ -66,6 +81,14 @@ fn attack(bench: &mut Bench, system: &System, smp: u32) -> Verdict {
 fn figures(outcome: &Outcome) -> Option<String> {
     let line = outcome.transcript.iter().find_map(|line| line.strip_prefix("cloister: recount: "));
     line.map(str::to_owned)
+}
+
+/// Compares the refusals that the hypervisor counted beside its audit log with the records that came.
+fn unlike_the_log(figures: &str, records: &[AuditRecord]) -> Option<String> {
+    let is_denial = |record: &&AuditRecord| matches!(record.meaning(), Some(AuditKind::Denied | AuditKind::DeniedMore));
+    let came: u64 = records.iter().filter(is_denial).map(|record| record.count).sum();
+    let counted = figures.split("; ").find_map(|part| part.split_once(" refusals recorded")?.0.parse::<u64>().ok());
+    (counted != Some(came)).then(|| format!("records of {came} refusals came; the hypervisor says: {figures}"))
 }
 
 /// What a run's attacks came to.
@@ -139,7 +162,9 @@ fn count(withstood: &BTreeMap<String, usize>) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use super::attacks;
+    use super::{attacks, unlike_the_log};
+    use protocol::shared::AuditRecord;
+
     use crate::error::Exit;
     use crate::session::Outcome;
 
@@ -152,6 +177,16 @@ mod tests {
             console: Default::default(),
             audit: Default::default(),
             reset: false,
+        }
+    }
+
+    #[test]
+    fn refusals_that_have_no_record_are_noticed() {
+        let record = |kind, count| AuditRecord { kind, count, ..AuditRecord::default() };
+        let records = [record(6, 1), record(2, 1), record(7, 30)];
+        assert_eq!(unlike_the_log("stack 1; 31 refusals recorded, 2 lost", &records), None);
+        for figures in ["stack 1; 32 refusals recorded, 0 lost", "31 refused"] {
+            assert!(unlike_the_log(figures, &records).is_some(), "{figures}");
         }
     }
 
