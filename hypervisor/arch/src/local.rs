@@ -159,11 +159,17 @@ pub fn paint_stack(most: usize) {
     // The first CPU is still on the stack of the start-up code, elsewhere.
     let end = if (lowest..top).contains(&here) { here } else { top };
     let start = lowest.max(end.saturating_sub(most));
-    let words = end.saturating_sub(start) / 8;
     // SAFETY: L2: this CPU's own stack below its stack pointer, where nothing lies: ring 0 has no red zone, and takes
-    // no interrupt here.
+    // no interrupt here. A loop, since an emulator is slow at `rep stosq`.
     unsafe {
-        asm!("rep stosq", inout("rdi") start => _, inout("rcx") words => _, in("rax") CANARY, options(nostack, preserves_flags));
+        asm!(
+            "2:",
+            "sub {end}, 8",
+            "mov [{end}], {word}",
+            "cmp {end}, {start}",
+            "ja 2b",
+            end = inout(reg) end => _, start = in(reg) start, word = in(reg) CANARY, options(nostack),
+        );
     }
 }
 
