@@ -150,6 +150,16 @@ pub fn advance_time_page(frame: Mfn, time_ns: u64) {
     unsafe { &*base }.fetch_max(time_ns, Ordering::SeqCst);
 }
 
+/// Fills a frame that nobody has with a pattern, in builds for tests.
+#[cfg(feature = "recount")]
+pub fn paint(frame: Mfn) {
+    let pointer = frame_pointer(frame).cast::<u64>();
+    for word in 0..WORDS {
+        // SAFETY: M1 (the direct map covers every frame of RAM): a word of a frame that is nobody's.
+        unsafe { pointer.wrapping_add(word).write_volatile(crate::local::CANARY) };
+    }
+}
+
 /// Fills a frame with zero.
 pub(super) fn clear_frame(frame: Mfn) {
     let pointer = frame_pointer(frame).cast::<u64>();

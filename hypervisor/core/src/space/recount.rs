@@ -103,6 +103,39 @@ impl<'a> Recount<'a> {
     }
 }
 
+/// The frames that nobody has.
+pub fn unused<'f>(frames: &'f FrameTable<'_>) -> impl Iterator<Item = Mfn> + 'f {
+    (0..frames.frames()).map(Mfn).filter(|frame| frames.raw(*frame).2 == Kind::Free)
+}
+
+/// Where a guest can read a half of a word, the upper (`SHIFT` 32) or the lower one (0), that is `pattern`, which fills
+/// what the hypervisor alone has: the frame, the word in it and what stands there. Millions of words are looked at: hence
+/// one half at a time, in a plain loop.
+pub fn leaked<const SHIFT: u32>(machine: Machine<'_, impl TableMemory>, pattern: u32) -> Option<(Mfn, usize, u64)> {
+    let pattern = u64::from(pattern) << SHIFT;
+    let half = 0xffff_ffff << SHIFT;
+    (0..machine.frames.frames()).map(Mfn).find_map(|frame| {
+        let (_, _, kind) = machine.frames.raw(frame);
+        if ![Kind::Data, Kind::Shared, Kind::Channel].contains(&kind) {
+            return None;
+        }
+        for at in 0..512 {
+            let word = machine.tables.load(frame, at);
+            if word & half == pattern {
+                return Some((frame, at, word));
+            }
+        }
+        None
+    })
+}
+
+/// Whether either half of a word is the pattern.
+#[must_use]
+pub fn holds(word: u64, pattern: u32) -> bool {
+    let pattern = u64::from(pattern);
+    word & 0xffff_ffff == pattern || word >> 32 == pattern
+}
+
 impl Memory {
     /// Notes every frame of the VM, and each reference that its tables and vCPU pages make.
     ///

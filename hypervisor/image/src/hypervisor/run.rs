@@ -37,7 +37,7 @@ pub(super) fn on_system_call(registers: &mut Registers) {
         finish(cpu, registers);
     }
     #[cfg(feature = "recount")]
-    super::recount::leave(vector, number);
+    super::recount::leave(registers, vector, number);
 }
 
 /// A guest was interrupted or took an exception.
@@ -71,7 +71,7 @@ pub(super) fn on_trap(registers: &mut Registers) {
         finish(cpu, registers);
     }
     #[cfg(feature = "recount")]
-    super::recount::leave(vector, number);
+    super::recount::leave(registers, vector, number);
 }
 
 /// An interrupt arrived, in a guest or while waiting for one.
@@ -125,7 +125,7 @@ fn finish(cpu: &'static Cpu, registers: &mut Registers) {
 /// Runs the first guest of this CPU.
 pub(super) fn start(cpu: &'static Cpu) -> ! {
     #[cfg(feature = "recount")]
-    hv_arch::local::paint_stack();
+    hv_arch::local::paint_stack(usize::MAX);
     let mut registers = Registers::ZERO;
     schedule(cpu, &mut registers);
     finish(cpu, &mut registers);

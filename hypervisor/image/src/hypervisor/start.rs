@@ -55,12 +55,12 @@ pub(super) fn main(boot: &'static BootInfo) -> ! {
     timer::start(features, apic_clock);
     let machine = set_up(boot, (features, gate), apic_clock, memory, image);
     audit::begin();
+    #[cfg(feature = "recount")]
+    super::recount::start();
     build_all(machine);
     start_processors(boot, machine);
     route_serial(boot);
     announce(boot, machine);
-    #[cfg(feature = "recount")]
-    super::recount::start();
     heap::seal();
     run::start(super::cpu::own())
 }
