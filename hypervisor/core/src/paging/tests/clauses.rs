@@ -332,8 +332,27 @@ fn a_full_count_refuses_and_nothing_wraps() {
         assert_eq!(update(machine, &mut paging, (TABLE_1, 300), entry(PAGE, RO)), BUSY);
         assert_eq!(paging.take_writable(machine, PAGE), Err(Errno::Invalid));
         assert_eq!(paging.take_readable(machine, PAGE), Err(Errno::Invalid));
+        // What counts nothing needs no room.
+        for bit in [9, 10, 11, 52, 57, 58, 62, 63, 5, 6, 2] {
+            assert_eq!(update(machine, &mut paging, (TABLE_1, 9), entry(PAGE, RW) ^ 1 << bit), DONE, "{bit}");
+        }
         assert_eq!(paging.unpin(machine, ROOT), DONE);
         assert_eq!(typed(machine.frames, PAGE).references(), 0);
+    });
+}
+
+#[test]
+fn a_full_count_of_a_table_refuses_only_what_counts() {
+    with_tree(|machine, mut paging| {
+        // One entry of level 1 shows the table, one of level 2 leads to it.
+        for index in 2..255 {
+            assert_eq!(update(machine, &mut paging, (TABLE_2, index), entry(TABLE_1, RW)), DONE, "{index}");
+        }
+        assert_eq!(update(machine, &mut paging, (TABLE_2, 300), entry(TABLE_1, RW)), INVALID);
+        for bit in [1, 9, 52, 63, 5, 6, 2] {
+            assert_eq!(update(machine, &mut paging, (TABLE_2, 9), entry(TABLE_1, RW) ^ 1 << bit), DONE, "{bit}");
+        }
+        assert_eq!(typed(machine.frames, TABLE_1).references(), 255);
     });
 }
 
