@@ -70,6 +70,7 @@ void iret_loop(u64 count);
 #define h_xen_version(c, a) HC(17, c, a, 0, 0)
 #define h_console_io(c, n, p) HC(18, c, n, p, 0)
 #define h_grant(c, p, n) HC(20, c, p, n, 0)
+#define h_vm_assist(c, t) HC(21, c, t, 0, 0)
 #define h_vcpu_op(c, v, a) HC(24, c, v, a, 0)
 #define h_set_segment_base(w, b) HC(25, w, b, 0, 0)
 #define h_mmuext(o, n) HC(26, o, n, 0, DOMID_SELF)
@@ -371,6 +372,7 @@ void cmain(struct start_info *s)
     BENCH("update_va_frame_invlpg", N, 1, h_update_va(win, (i & 1 ? ma_a : ma_b) | PTE_RW, UVMF_INVLPG));
     BENCH("update_va_frame_tlbflush", N, 1, h_update_va(win, (i & 1 ? ma_a : ma_b) | PTE_RW, UVMF_TLB));
     ck(h_update_va(win, wm0 | PTE_RW, UVMF_INVLPG), "restore win");
+    h_vm_assist(0, 2); /* writable page tables: without it the writes below bounce as page faults, twice */
     { /* direct write to a (read-only mapped) L1: writable-page-table emulation */
         volatile u64 *pte = (volatile u64 *)((u8 *)m2v(wma / PAGE) + (wma & 4095));
         BENCH("ptwr_direct_write", N, 1, *pte = wm0 | (i & 1 ? PTE_RW : PTE_RO));

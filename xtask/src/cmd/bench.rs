@@ -82,7 +82,7 @@ const XEN_OF_PVBENCH: [(&str, u64, u64, u64); 49] = [
     ("update_va_frame", 916, 907, 45),
     ("update_va_frame_invlpg", 982, 973, 45),
     ("update_va_frame_tlbflush", 991, 993, 45),
-    ("ptwr_direct_write", 1_752, 1_730, 50),
+    ("ptwr_direct_write", 1_758, 1_736, 50),
     ("mmuext_tlbflush_local", 486, 488, 40),
     ("mmuext_invlpg_local", 473, 464, 40),
     ("mmuext_new_user_base", 419, 410, 40),

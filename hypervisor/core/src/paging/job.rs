@@ -203,8 +203,24 @@ impl Step {
         machine: Machine<'_, impl GuestTables>,
         work: &mut u32,
     ) -> Outcome {
+        // Compiled for itself: most entries are in such tables.
+        match self.level {
+            Level::L1 => self.validate_at(Level::L1, references, machine, work),
+            level => self.validate_at(level, references, machine, work),
+        }
+    }
+
+    /// As above, the table's level being `level`.
+    #[inline(always)]
+    fn validate_at(
+        &mut self,
+        level: Level,
+        references: &mut References,
+        machine: Machine<'_, impl GuestTables>,
+        work: &mut u32,
+    ) -> Outcome {
         while self.next < ENTRIES {
-            if self.level == Level::L4 && self.next == HYPERVISOR.start {
+            if level == Level::L4 && self.next == HYPERVISOR.start {
                 self.next = HYPERVISOR.end;
             }
             if self.next.is_multiple_of(BLOCK) && self.skips_block(machine, self.next, !0, work) {
@@ -215,7 +231,7 @@ impl Step {
                 return Outcome::Paused;
             };
             *work = left;
-            match self.validate_entry(references, machine, work) {
+            match self.validate_entry(level, references, machine, work) {
                 Ok(None) => self.next = self.next.wrapping_add(1),
                 Ok(Some((table, level))) => return Outcome::Down(table, level, Mode::Validate),
                 Err(error) => return Outcome::Failed(error),
@@ -246,6 +262,7 @@ impl Step {
     #[inline(always)]
     fn validate_entry(
         &self,
+        level: Level,
         references: &mut References,
         machine: Machine<'_, impl GuestTables>,
         work: &mut u32,
@@ -255,14 +272,14 @@ impl Step {
             return Ok(None);
         }
         *work = work.saturating_sub(COUNTED);
-        let checked = ValidEntry::written(self.level, word, machine.frames.frames());
-        let entry = checked.map_err(|bad| bad_word(self.level, bad))?;
+        let checked = ValidEntry::written(level, word, machine.frames.frames());
+        let entry = checked.map_err(|bad| bad_word(level, bad))?;
         let mut down = None;
-        match (self.level.below(), Leaf::of(entry.bits())) {
+        match (level.below(), Leaf::of(entry.bits())) {
             (None, _) => references.take_page(machine, entry)?,
-            (Some(level), Some(leaf)) => {
-                let is_first = references.take_table(machine, leaf.frame(), level)?;
-                down = is_first.then_some((leaf.frame(), level));
+            (Some(below), Some(leaf)) => {
+                let is_first = references.take_table(machine, leaf.frame(), below)?;
+                down = is_first.then_some((leaf.frame(), below));
             }
             (Some(_), None) => {}
         }
@@ -275,6 +292,21 @@ impl Step {
     /// Lets entries before `next` go, the last one first.
     fn let_go(
         &mut self,
+        references: &mut References,
+        machine: Machine<'_, impl GuestTables>,
+        work: &mut u32,
+    ) -> Outcome {
+        match self.level {
+            Level::L1 => self.let_go_at(Level::L1, references, machine, work),
+            level => self.let_go_at(level, references, machine, work),
+        }
+    }
+
+    /// As above, the table's level being `level`.
+    #[inline(always)]
+    fn let_go_at(
+        &mut self,
+        level: Level,
         references: &mut References,
         machine: Machine<'_, impl GuestTables>,
         work: &mut u32,
@@ -292,7 +324,7 @@ impl Step {
             };
             *work = left;
             self.next = at;
-            if self.level == Level::L4 && HYPERVISOR.contains(&at) {
+            if level == Level::L4 && HYPERVISOR.contains(&at) {
                 continue;
             }
             let word = machine.tables.load(self.table, at);
@@ -300,12 +332,12 @@ impl Step {
                 continue;
             }
             *work = work.saturating_sub(COUNTED);
-            let Some(level) = self.level.below() else {
+            let Some(below) = level.below() else {
                 references.drop_page(machine, word);
                 continue;
             };
             if let Some(table) = references.drop_table(machine, word) {
-                return Outcome::Down(table, level, Mode::Release);
+                return Outcome::Down(table, below, Mode::Release);
             }
         }
         Outcome::End
