@@ -15,6 +15,9 @@ const VCPUS: u32 = 3;
 const FIRST: VcpuId = VcpuId(0);
 const SECOND: VcpuId = VcpuId(1);
 const ABSENT: VcpuId = VcpuId(VCPUS);
+/// The lowest free ports of a VM that starts: the console's is between them.
+const LOWEST: Port = Port(1);
+const NEXT: Port = Port(3);
 /// A virtual interrupt that a VM has once.
 const GLOBAL: u32 = 3;
 
@@ -76,9 +79,8 @@ fn expected(state: &str, port: Port) -> Expected {
             Expected { send: Ok(Sent::Nobody), bind_interdomain: Ok(()), status, ..usual }
         }
         "local" => {
-            let peer = Port(port.0 - 1);
-            let status = (event::STATUS_INTERDOMAIN, [u32::from(OWN), peer.0]);
-            Expected { send: Ok(Sent::Own(raise(FIRST, peer))), status, ..usual }
+            let status = (event::STATUS_INTERDOMAIN, [u32::from(OWN), LOWEST.0]);
+            Expected { send: Ok(Sent::Own(raise(FIRST, LOWEST))), status, ..usual }
         }
         "virq" => {
             let status = (event::STATUS_VIRQ, [event::VIRQ_TIMER, 0]);
@@ -210,11 +212,12 @@ fn the_console_is_raised_until_its_port_is_closed_and_is_back_after_a_reset() {
     assert_eq!(table.console(), Some(raise(SECOND, CONSOLE)));
     table.close(CONSOLE).unwrap();
     assert_eq!(table.console(), None);
+    assert_eq!(table.bind_ipi(FIRST), Ok(LOWEST));
     assert_eq!(table.bind_ipi(FIRST), Ok(CONSOLE), "its number is free for others");
     assert_eq!(table.console(), None, "another's port is not the console");
     table.reset_by(DOMID_SELF).unwrap();
     assert_eq!(table.console(), Some(raise(FIRST, CONSOLE)));
-    assert_eq!(table.bind_virq(event::VIRQ_DEBUG, FIRST), Ok(Port(2)));
+    assert_eq!(table.bind_virq(event::VIRQ_DEBUG, FIRST), Ok(LOWEST));
     table.reset_by(OWN).unwrap();
     assert_eq!(table.virq(event::VIRQ_DEBUG, FIRST), None);
 }
@@ -224,7 +227,8 @@ fn the_console_is_raised_until_its_port_is_closed_and_is_back_after_a_reset() {
 fn ports_end_and_a_refused_bind_changes_nothing() {
     let mut table = table();
     let waiting = table.alloc_unbound(OWN, OWN).unwrap();
-    for number in waiting.0 + 1..PORTS {
+    assert_eq!(waiting, LOWEST);
+    for number in NEXT.0..PORTS {
         assert_eq!(table.bind_ipi(FIRST), Ok(Port(number)));
     }
     assert_eq!(table.bind_ipi(FIRST), Err(Errno::NoSpace));
