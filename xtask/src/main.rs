@@ -85,6 +85,8 @@ enum Command {
     Fuzz(cmd::fuzz::Options),
     /// Boot a system again and again with other secrets and compare what a VM without them sees.
     Noninterference(cmd::noninterference::Options),
+    /// Measure how many bits a second a VM can tell another by a resource that they share.
+    Channels(cmd::channels::Options),
     /// Check the rules that no other tool checks.
     Lint(cmd::lint::Options),
 }
@@ -115,6 +117,7 @@ fn main() -> ExitCode {
         Command::Conformance(options) => cmd::conformance::run(&options),
         Command::Fuzz(options) => cmd::fuzz::run(&options),
         Command::Noninterference(options) => cmd::noninterference::run(&options),
+        Command::Channels(options) => cmd::channels::run(&options),
         Command::Lint(options) => cmd::lint::run(&options),
         Command::Policy(options) => cmd::policy::run(&options),
     };

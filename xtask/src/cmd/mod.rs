@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod audit_log;
 pub mod bench;
+pub mod channels;
 pub mod conformance;
 pub mod doctor;
 pub mod fuzz;

@@ -219,7 +219,7 @@ impl Test {
 }
 
 /// The slots as the policy has them.
-fn slots() -> Vec<Slot> {
+pub fn slots() -> Vec<Slot> {
     let slot = |(micros, vm): (u64, Option<u32>)| Slot {
         duration_ns: micros * 1_000,
         vms: vm.into_iter().map(VmId).collect(),
