@@ -308,7 +308,6 @@ pub mod callback {
     pub const FAILSAFE: u16 = 1;
     pub const SYSCALL: u16 = 2;
     pub const NMI: u16 = 4;
-    pub const SYSENTER: u16 = 5;
     pub const SYSCALL32: u16 = 7;
     pub const MASK_EVENTS: u16 = 1;
 }

@@ -58,8 +58,6 @@ pub enum Cause {
     Syscall,
     /// The same in 32-bit code.
     Syscall32,
-    /// User mode executed `sysenter`, which lost where it was.
-    Sysenter,
     /// Segments could not be loaded: what was in ds, es, fs and gs.
     Failsafe([u16; 4]),
 }
@@ -96,34 +94,27 @@ impl Bounce {
 pub fn bounce(from: &Interrupted, mode: Mode, cause: Cause, handler: Handler) -> Result<Bounce, Errno> {
     let (rcx, r11) = match cause {
         Cause::Syscall | Cause::Syscall32 => (from.rip, from.rflags),
-        Cause::Plain | Cause::Code(_) | Cause::Failsafe(_) | Cause::Sysenter => (from.rcx, from.r11),
+        Cause::Plain | Cause::Code(_) | Cause::Failsafe(_) => (from.rcx, from.r11),
     };
     let (cs, ss) = match cause {
         Cause::Plain | Cause::Code(_) | Cause::Failsafe(_) => (from.cs & 0xffff, from.ss & 0xffff),
         Cause::Syscall => (u64::from(selector::CODE_64), u64::from(selector::DATA)),
         Cause::Syscall32 => (u64::from(selector::CODE_32), u64::from(selector::DATA)),
-        Cause::Sysenter => (3, u64::from(selector::DATA)),
-    };
-    let (rip, rflags, rsp) = match cause {
-        Cause::Sysenter => (0, from.rflags & !flag::NESTED, 0),
-        Cause::Plain | Cause::Code(_) | Cause::Failsafe(_) | Cause::Syscall | Cause::Syscall32 => {
-            (from.rip, from.rflags, from.rsp)
-        }
     };
     let (top, cs) = match mode {
         Mode::Kernel => (from.rsp, cs & !3),
         Mode::User => (from.kernel_stack, cs),
     };
     let cs = cs | (u64::from(from.mask) << 32);
-    let flags = shown_flags(rflags, from.mask, from.iopl);
+    let flags = shown_flags(from.rflags, from.mask, from.iopl);
     let (first, words) = match cause {
-        Cause::Code(code) => (3, [0, 0, 0, rcx, r11, u64::from(code), rip, cs, flags, rsp, ss]),
+        Cause::Code(code) => (3, [0, 0, 0, rcx, r11, u64::from(code), from.rip, cs, flags, from.rsp, ss]),
         Cause::Failsafe(selectors) => {
             let [ds, es, fs, gs] = selectors.map(u64::from);
-            (0, [rcx, r11, ds, es, fs, gs, rip, cs, flags, rsp, ss])
+            (0, [rcx, r11, ds, es, fs, gs, from.rip, cs, flags, from.rsp, ss])
         }
-        Cause::Plain | Cause::Syscall | Cause::Syscall32 | Cause::Sysenter => {
-            (4, [0, 0, 0, 0, rcx, r11, rip, cs, flags, rsp, ss])
+        Cause::Plain | Cause::Syscall | Cause::Syscall32 => {
+            (4, [0, 0, 0, 0, rcx, r11, from.rip, cs, flags, from.rsp, ss])
         }
     };
     let bytes = wide(LONGEST.saturating_sub(first)).wrapping_mul(8);
@@ -132,7 +123,7 @@ pub fn bounce(from: &Interrupted, mode: Mode, cause: Cause, handler: Handler) ->
         return Err(Errno::Fault);
     }
     let direction = match cause {
-        Cause::Syscall | Cause::Syscall32 | Cause::Sysenter => flag::DIRECTION,
+        Cause::Syscall | Cause::Syscall32 => flag::DIRECTION,
         Cause::Plain | Cause::Code(_) | Cause::Failsafe(_) => 0,
     };
     let rflags = harmless_flags(from.rflags) & !(CLEARED | direction);
@@ -266,8 +257,6 @@ mod tests {
             assert_eq!(entry.words(), [3, from.rflags, 3, cs, FLAGS, 0x7fff_0000, 0xe02b]);
             assert_eq!(entry.rflags, 0x0020_0ad7);
         }
-        let entry = bounce(&from, Mode::User, Cause::Sysenter, handler()).unwrap();
-        assert_eq!(entry.words(), [1, 2, 0, 3, FLAGS & !0x4000, 0, 0xe02b]);
     }
 
     #[test]
@@ -293,7 +282,7 @@ mod tests {
             assert!(bounce(&from, Mode::Kernel, Cause::Code(0), handler()).is_ok(), "{top:#x}");
         }
         let from = Interrupted { rsp: 0, kernel_stack: 0, ..interrupted() };
-        assert_eq!(bounce(&from, Mode::User, Cause::Sysenter, handler()), Err(Errno::Fault));
+        assert_eq!(bounce(&from, Mode::User, Cause::Plain, handler()), Err(Errno::Fault));
     }
 
     #[test]
@@ -369,11 +358,11 @@ mod tests {
         #[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
         fn whatever_was_interrupted_the_entry_is_harmless(
             words in proptest::array::uniform7(any::<u64>()), top in address(), mask: u8, iopl: u8,
-            code: u32, which in 0..6_u8, selectors: [u16; 4],
+            code: u32, which in 0..5_u8, selectors: [u16; 4],
         ) {
             let [rcx, r11, rip, cs, rflags, ss, _] = words;
             let from = Interrupted { rcx, r11, rip, cs, rflags, ss, rsp: top, kernel_stack: top, mask, iopl };
-            let causes = [Cause::Plain, Cause::Code(code), Cause::Syscall, Cause::Syscall32, Cause::Sysenter,
+            let causes = [Cause::Plain, Cause::Code(code), Cause::Syscall, Cause::Syscall32,
                 Cause::Failsafe(selectors)];
             let cause = causes[usize::from(which)];
             for mode in [Mode::Kernel, Mode::User] {

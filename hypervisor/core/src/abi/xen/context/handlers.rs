@@ -142,14 +142,11 @@ pub struct Callbacks {
     pub syscall: Option<Handler>,
     /// User mode executed `syscall` in 32-bit code.
     pub syscall_32: Option<Handler>,
-    /// User mode executed `sysenter`.
-    pub sysenter: Option<Handler>,
 }
 
 impl Callbacks {
     /// No handler.
-    pub const NONE: Callbacks =
-        Callbacks { event: None, failsafe: None, syscall: None, syscall_32: None, sysenter: None };
+    pub const NONE: Callbacks = Callbacks { event: None, failsafe: None, syscall: None, syscall_32: None };
 
     /// Registers a handler. That of non-maskable interrupts is an entry of the trap table.
     ///
@@ -163,7 +160,6 @@ impl Callbacks {
             callback::FAILSAFE => self.failsafe = handler,
             callback::SYSCALL => self.syscall = handler,
             callback::SYSCALL32 => self.syscall_32 = handler,
-            callback::SYSENTER => self.sysenter = handler,
             callback::NMI => traps.store(trap::NMI, Trap::new(trap::MASK_EVENTS, request.address)?),
             _ => return Err(Errno::NotImplemented),
         }
@@ -180,9 +176,7 @@ impl Callbacks {
                 traps.store(trap::NMI, Trap::default());
                 Ok(())
             }
-            callback::EVENT | callback::FAILSAFE | callback::SYSCALL | callback::SYSENTER | callback::SYSCALL32 => {
-                Err(Errno::Invalid)
-            }
+            callback::EVENT | callback::FAILSAFE | callback::SYSCALL | callback::SYSCALL32 => Err(Errno::Invalid),
             _ => Err(Errno::NotImplemented),
         }
     }
@@ -285,7 +279,6 @@ mod tests {
                 1 => expected.failsafe = LEAVES,
                 2 => expected.syscall = LEAVES,
                 4 => {}
-                5 => expected.sysenter = LEAVES,
                 7 => expected.syscall_32 = LEAVES,
                 _ => assert_eq!(registered, Err(Errno::NotImplemented)),
             }
@@ -303,10 +296,10 @@ mod tests {
     #[test]
     fn flags_mask_events_and_the_event_handler_always_does() {
         let (mut table, mut callbacks) = (TrapTable::default(), Callbacks::default());
-        for kind in [0, 1, 2, 5, 7] {
+        for kind in [0, 1, 2, 7] {
             callbacks.register(&mut table, &request(kind, 1, CODE)).unwrap();
         }
-        let all = Callbacks { event: MASKS, failsafe: MASKS, syscall: MASKS, syscall_32: MASKS, sysenter: MASKS };
+        let all = Callbacks { event: MASKS, failsafe: MASKS, syscall: MASKS, syscall_32: MASKS };
         assert_eq!(callbacks, all);
         callbacks.register(&mut table, &request(callback::SYSCALL, 0xfffe, 0)).unwrap();
         assert_eq!(callbacks.syscall, None);
