@@ -249,6 +249,9 @@ fn read_vm(mut table: TableReader<'_, '_>, folder: &Path) -> Option<VmSpec> {
         }
         read => read,
     };
+    if is_xen {
+        xen::check_time(&mut table, processor.time);
+    }
     let ports = processor::read_ports(&mut table);
     let on_crash = read_on_crash(&mut table);
     let command_line = read_command_line(&mut table, is_xen);

@@ -64,10 +64,10 @@ fn read_policy(mut table: TableReader<'_, '_>) -> (ProcessorPolicy, bool) {
     (policy, says_time)
 }
 
-/// In the strict profile time is coarse for a VM whose `cpu` says nothing else.
+/// In the strict profile time is coarse for a native VM whose `cpu` says nothing else.
 pub fn follow_profile(system: &mut System) {
     if matches!(system.policy.policy.profile, Profile::Strict(_)) {
-        for vm in system.vms.iter_mut().filter(|vm| !vm.says_time) {
+        for vm in system.vms.iter_mut().filter(|vm| !vm.says_time && vm.xen.is_none()) {
             vm.processor.time = TimeSource::Coarse;
         }
     }
@@ -79,9 +79,13 @@ pub fn warnings(system: &System) -> Vec<String> {
     let exact = system.vms.iter().filter(|vm| is_strict && vm.processor.time == TimeSource::Native);
     exact
         .map(|vm| {
+            let (what, advice) = match vm.xen {
+                None => ("has `tsc = \"native\"`", "leave `tsc` out, which makes time coarse"),
+                Some(_) => ("speaks Xen's ABI", "give what must not learn of others to a native VM"),
+            };
             format!(
-                "warning: {}:{}: `{}` has `tsc = \"native\"` in the strict profile: an exact clock shows what others do to \
-                 caches and buses\n  try: leave `tsc` out, which makes time coarse",
+                "warning: {}:{}: `{}` {what} in the strict profile: an exact clock shows what others do to caches and \
+                 buses\n  try: {advice}",
                 system.file, vm.place.line, vm.name
             )
         })

@@ -108,6 +108,17 @@ fn time_is_coarse_in_the_strict_profile_unless_the_file_says_otherwise() {
 }
 
 #[test]
+fn the_exact_clock_of_a_xen_vm_is_warned_of_in_the_strict_profile() {
+    let mut system = read(&xen("path = \"k\"")).unwrap();
+    system.policy.policy.profile = Profile::Strict(Schedule { slots: Vec::new() });
+    follow_profile(&mut system);
+    assert_eq!(system.vms.iter().map(|vm| vm.processor.time).last(), Some(TimeSource::Native));
+    let warnings = warnings(&system);
+    assert_eq!(warnings.len(), 1);
+    assert!(warnings[0].contains("`x` speaks Xen's ABI"), "{}", warnings[0]);
+}
+
+#[test]
 fn each_key_of_cpu_is_read() {
     let policy = |line: &str| read(&format!("{TWO}{line}\n")).unwrap().vms[1].processor;
     let default = ProcessorPolicy::default();
@@ -446,6 +457,8 @@ fn keys_of_the_other_personality_are_refused() {
         let error = refused(&xen(&format!("path = \"k\"\n{keys}")), codes::PERSONALITY, 12, &format!("vm.x.{key}"));
         assert!(error.what.contains("has none"), "{}", error.what);
     }
+    let coarse = xen("path = \"k\"\ncpu = { tsc = \"coarse\" }");
+    assert!(refused(&coarse, codes::PERSONALITY, 12, "vm.x.cpu").what.contains("exact"));
     for (keys, key) in [("initrd = \"i\"", "initrd"), ("programs = []", "programs")] {
         let error = refused(&format!("{TWO}{keys}\n"), codes::PERSONALITY, 8, &format!("vm.b.{key}"));
         assert!(error.what.contains("personality"), "{}", error.what);

@@ -3,6 +3,8 @@
 
 use std::path::Path;
 
+use protocol::processor::TimeSource;
+
 use super::document::{Placed, TableReader};
 use super::{Artifact, ModuleSpec, read_artifact, read_module};
 use crate::error::codes;
@@ -31,6 +33,14 @@ const BUSYBOX: &str = "busybox";
 const COMMAND_LINE: &str = "console=hvc0 earlyprintk=xen xen.fifo_events=0";
 /// Memory of a VM, if the file does not say.
 pub const DEFAULT_MEMORY: u64 = 256 << 20;
+
+/// Refuses coarse time, which Xen's ABI has not.
+pub fn check_time(table: &mut TableReader<'_, '_>, time: TimeSource) {
+    if time == TimeSource::Coarse {
+        let place = table.place_of("cpu");
+        table.refuse(codes::PERSONALITY, &place, "`tsc = \"coarse\"`: the clock of Xen's ABI is exact");
+    }
+}
 
 /// Reads `personality`: whether it is Xen's.
 pub fn read_personality(table: &mut TableReader<'_, '_>) -> bool {

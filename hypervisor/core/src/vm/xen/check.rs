@@ -3,6 +3,7 @@
 use protocol::GuestVirt;
 use protocol::layout::PAGE_SIZE;
 use protocol::manifest::{VmManifest, XenKernel};
+use protocol::processor::TimeSource;
 use protocol::xen;
 
 use super::super::check::{check_command_line, check_modules, check_segments, containing};
@@ -17,6 +18,8 @@ use crate::addr::convert::wide;
 /// The first thing that is wrong.
 pub(in super::super) fn check(vm: &VmManifest, kernel: XenKernel, payloads: Payloads<'_>) -> Result<(), Problem> {
     ensure(vm.ports.is_empty(), "it speaks Xen's ABI, so it can have no I/O ports", &[])?;
+    let is_exact = vm.processor.time == TimeSource::Native;
+    ensure(is_exact, "it speaks Xen's ABI, whose clock is exact, so its time cannot be coarse", &[])?;
     check_command_line(vm, wide(xen::COMMAND_LINE))?;
     let base = kernel.virt_base;
     let is_base = base.is_multiple_of(MAPPING_FRAMES.wrapping_mul(PAGE_SIZE)) && GuestVirt(base).is_guest_range(1);

@@ -1,6 +1,6 @@
 use protocol::layout::{HYPERVISOR_START, KERNEL_START, PAGE_SIZE};
 use protocol::manifest::{ChannelManifest, Manifest, Module, Personality, VmManifest, XenKernel};
-use protocol::processor::PortRange;
+use protocol::processor::{PortRange, TimeSource};
 use protocol::version::WireVersion;
 
 use super::{LINUX, LINUX_BASE, SMALL, xen_manifest};
@@ -48,9 +48,11 @@ fn the_version_of_the_native_abi_and_its_limit_of_a_command_line_mean_nothing() 
 }
 
 #[test]
-fn it_has_no_ports_no_channels_and_one_module() {
+fn it_has_no_ports_no_coarse_time_no_channels_and_one_module() {
     let ports = changed(LINUX, |vm| vm.ports = vec![PortRange { first: 0x70, last: 0x71 }]);
     assert_eq!(ports, "it speaks Xen's ABI, so it can have no I/O ports");
+    let coarse = changed(LINUX, |vm| vm.processor.time = TimeSource::Coarse);
+    assert_eq!(coarse, "it speaks Xen's ABI, whose clock is exact, so its time cannot be coarse");
     for ends in [[0, 1], [1, 0]] {
         let mut manifest = xen_manifest(LINUX);
         manifest.channels = vec![ChannelManifest { name: "link".into(), ends, frames: 3 }];
