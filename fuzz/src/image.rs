@@ -14,6 +14,10 @@ use sha2::{Digest, Sha256};
 use zerocopy::{FromBytes, IntoBytes};
 
 const HEADER: usize = size_of::<ImageHeader>();
+/// Bytes of the one payload, which lies in the second page.
+const PAYLOAD: usize = 100;
+/// Bytes of an image that has it.
+const WITH_PAYLOAD: usize = PAGE_SIZE as usize + PAYLOAD;
 
 /// A whole image whose checksums are mended, so that what is behind them is reached.
 pub fn image(bytes: &[u8]) {
@@ -32,18 +36,19 @@ pub fn image(bytes: &[u8]) {
 /// The bytes as the manifest of an image with a fitting policy.
 pub fn manifest(bytes: &[u8]) {
     let Ok(decoded) = postcard::from_bytes::<Manifest>(bytes) else {
-        read(&pack(bytes, &encode(&demo_policy(&demo_manifest()))));
+        read(&pack(bytes, &encode(&demo_policy(&bare_manifest())), 0));
         return;
     };
     let again = encode(&decoded);
     assert_eq!(postcard::from_bytes::<Manifest>(&again).as_ref(), Ok(&decoded));
-    read(&pack(&again, &encode(&demo_policy(&decoded))));
+    let mut segments = decoded.vms.iter().flat_map(|vm| &vm.segments);
+    let has_payload = decoded.vms.iter().any(|vm| !vm.modules.is_empty()) || segments.any(|one| one.file_bytes > 0);
+    read(&pack(&again, &encode(&demo_policy(&decoded)), if has_payload { WITH_PAYLOAD } else { 0 }));
 }
 
 /// The bytes as the policy of an image, whose decisions are those of the rules.
 pub fn policy(bytes: &[u8]) {
-    let manifest = demo_manifest();
-    let packed = pack(&encode(&manifest), bytes);
+    let packed = pack(&encode(&bare_manifest()), bytes, 0);
     let Some(image) = read(&packed) else { return };
     let monitor = image.monitor();
     let subjects = &monitor.policy().subjects;
@@ -83,10 +88,11 @@ fn sealed(mut header: ImageHeader, body: &[u8]) -> Vec<u8> {
     [header.as_bytes(), body].concat()
 }
 
-/// An image of a manifest and a policy, with payloads behind.
-fn pack(manifest: &[u8], policy: &[u8]) -> Vec<u8> {
+/// An image of a manifest and a policy, filled up to a length: no longer than is needed, since the
+/// checksum over all bytes is most of what an execution costs.
+fn pack(manifest: &[u8], policy: &[u8], length: usize) -> Vec<u8> {
     let mut body = [manifest, policy].concat();
-    body.resize(body.len().max(3 * 4096 - HEADER), 0x90);
+    body.resize(body.len().max(length.saturating_sub(HEADER)), 0x90);
     let header = ImageHeader {
         magic: MAGIC,
         format: FORMAT.into(),
@@ -118,11 +124,11 @@ fn demo_manifest() -> Manifest {
         segments: vec![Segment {
             address: KERNEL_IMAGE.0,
             image_offset: PAGE_SIZE,
-            file_bytes: 100,
+            file_bytes: PAYLOAD as u64,
             memory_bytes: PAGE_SIZE,
             flags: MapFlags::EXECUTE,
         }],
-        modules: vec![Module { name: "data".into(), image_offset: 2 * PAGE_SIZE, bytes: 100 }],
+        modules: vec![Module { name: "data".into(), image_offset: PAGE_SIZE, bytes: PAYLOAD as u64 }],
         personality: Personality::Native,
     };
     Manifest {
@@ -151,20 +157,30 @@ fn demo_policy(manifest: &Manifest) -> Policy {
     }
 }
 
-/// A sound image to begin with.
-pub(crate) fn images() -> Vec<Vec<u8>> {
-    let manifest = demo_manifest();
-    vec![pack(&encode(&manifest), &encode(&demo_policy(&manifest)))]
+/// The same without a payload.
+fn bare_manifest() -> Manifest {
+    let mut manifest = demo_manifest();
+    for vm in &mut manifest.vms {
+        vm.modules.clear();
+        vm.segments.iter_mut().for_each(|segment| segment.file_bytes = 0);
+    }
+    manifest
 }
 
-/// A sound manifest to begin with.
+/// Sound images to begin with; in the short one most changes hit something that is parsed.
+pub(crate) fn images() -> Vec<Vec<u8>> {
+    let image = |manifest: Manifest, length| pack(&encode(&manifest), &encode(&demo_policy(&manifest)), length);
+    vec![image(demo_manifest(), WITH_PAYLOAD), image(bare_manifest(), 0)]
+}
+
+/// Sound manifests to begin with.
 pub(crate) fn manifests() -> Vec<Vec<u8>> {
-    vec![encode(&demo_manifest())]
+    vec![encode(&demo_manifest()), encode(&bare_manifest())]
 }
 
 /// A sound policy to begin with.
 pub(crate) fn policies() -> Vec<Vec<u8>> {
-    vec![encode(&demo_policy(&demo_manifest()))]
+    vec![encode(&demo_policy(&bare_manifest()))]
 }
 
 #[cfg(test)]

@@ -8,12 +8,14 @@ mod decode;
 mod events;
 mod grants;
 mod image;
+mod spaces;
 
 pub use calls::calls;
 pub use decode::decode;
 pub use events::events;
 pub use grants::grants;
 pub use image::{image, manifest, policy};
+pub use spaces::spaces;
 
 /// A target: its name, the function, and inputs to begin with.
 pub type Target = (&'static str, fn(&[u8]), fn() -> Vec<Vec<u8>>);
@@ -27,6 +29,7 @@ pub const TARGETS: &[Target] = &[
     ("events", events, Vec::new),
     ("grants", grants, Vec::new),
     ("decode", decode, decode::instructions),
+    ("spaces", spaces, Vec::new),
 ];
 
 /// Bytes as a stream of small choices; zeros behind its end.

@@ -23,6 +23,8 @@ static HEAP: Heap = Heap { next: AtomicUsize::new(0), end: AtomicUsize::new(0) }
 
 /// Gives the heap its memory: frames that nobody else uses, below 4 GiB, one after the other.
 pub fn start(first: Mfn, frames: u64) {
+    #[cfg(feature = "recount")]
+    (0..frames).for_each(|offset| direct::paint(first.offset(offset)));
     let start = direct::frame_pointer(first).expose_provenance();
     HEAP.next.store(start, Ordering::Relaxed);
     HEAP.end.store(start.wrapping_add(index(frames.wrapping_mul(PAGE_SIZE))), Ordering::Release);

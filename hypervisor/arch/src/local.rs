@@ -131,9 +131,13 @@ pub fn bring_up(cpu: CpuId, features: Features) -> Result<(), &'static str> {
     assertions::check(features, gates)
 }
 
-/// What fills the stacks at first, in builds for tests.
+/// Fills what only the hypervisor has, in builds for tests: unused stack, heap and frames that nobody has.
+/// No guest must ever read it.
 #[cfg(feature = "recount")]
-const CANARY: u64 = 0xc105_7e12_dead_57ac;
+pub const PATTERN: u32 = 0xc105_7e12;
+/// The pattern twice.
+#[cfg(feature = "recount")]
+pub(crate) const CANARY: u64 = 0xc105_7e12_c105_7e12;
 
 /// The words of the ring-0 stack of the CPU that executes this, from the lowest page that is mapped to
 /// its top.
@@ -143,17 +147,29 @@ fn stack_words() -> impl Iterator<Item = *mut u64> {
     (1..=(STACK_BYTES - 4096) / 8).rev().map(move |below| top.wrapping_sub(below))
 }
 
-/// Fills the part of this CPU's stack that was not used yet with a pattern.
+/// Fills the stack of this CPU below what is in use with a pattern, at most so many bytes of it.
 #[cfg(feature = "recount")]
-pub fn paint_stack() {
-    let here = 0_u64;
-    let end = core::ptr::from_ref(&here).addr().wrapping_sub(1024);
+#[inline(never)]
+pub fn paint_stack(most: usize) {
+    let here: usize;
+    // SAFETY: reads a register.
+    unsafe { asm!("mov {}, rsp", out(reg) here, options(nomem, nostack, preserves_flags)) };
     let top = hv_core::addr::convert::index(stack_top(id()));
+    let lowest = top.wrapping_sub(STACK_BYTES - 4096);
     // The first CPU is still on the stack of the start-up code, elsewhere.
-    let is_here = (top.wrapping_sub(STACK_BYTES)..top).contains(&end);
-    for word in stack_words().take_while(|word| !is_here || word.addr() < end) {
-        // SAFETY: L2: a word of this CPU's own stack, a good way below what is in use.
-        unsafe { word.write_volatile(CANARY) };
+    let end = if (lowest..top).contains(&here) { here } else { top };
+    let start = lowest.max(end.saturating_sub(most));
+    // SAFETY: L2: this CPU's own stack below its stack pointer, where nothing lies: ring 0 has no red zone, and takes
+    // no interrupt here. A loop, since an emulator is slow at `rep stosq`.
+    unsafe {
+        asm!(
+            "2:",
+            "sub {end}, 8",
+            "mov [{end}], {word}",
+            "cmp {end}, {start}",
+            "ja 2b",
+            end = inout(reg) end => _, start = in(reg) start, word = in(reg) CANARY, options(nostack),
+        );
     }
 }
 

@@ -187,7 +187,7 @@ impl State {
     /// Has the scheduler stop a vCPU. Whether that is for its CPU to do.
     fn stop(&mut self, vcpu: usize) -> Option<bool> {
         let vcpu = &mut self.vcpus[vcpu];
-        if vcpu.run == Run::Stopped || vcpu.stopping {
+        if vcpu.run == Run::Stopped {
             return None;
         }
         vcpu.is_told = true;

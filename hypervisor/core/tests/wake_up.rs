@@ -1,9 +1,10 @@
-//! Model check: an event or a kick that comes while a vCPU goes to sleep is never lost.
+//! Model check: an event or a kick that comes while a vCPU goes to sleep is never lost, and none ends two
+//! sleeps.
 //!
 //! The checker walks every interleaving of one vCPU that takes events and blocks, one that sends
 //! events to it (set the bit, then tell the scheduler), one that kicks it, and interrupts under way
 //! between two CPUs. The scheduler is the real one: a state is rebuilt by replaying its steps, and
-//! two states are the same when the schedulers' contents are. Two variants have a bug planted that
+//! two states are the same when the schedulers' contents are. Three variants have a bug planted that
 //! must be found.
 #![expect(
     clippy::arithmetic_side_effects,
@@ -27,6 +28,8 @@ enum Variant {
     LooksBeforeTheLock,
     /// A kick of a vCPU that does not sleep is dropped.
     ForgetsKicks,
+    /// The sender tells the scheduler without a look at what became of its event.
+    WakesUnlooked,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -39,7 +42,7 @@ enum Step {
     LeaveCpu,
     /// The sender sets the pending bit.
     SetBit,
-    /// The sender tells the scheduler.
+    /// The sender takes the lock, looks whether the event is still there, and tells the scheduler.
     Wake,
     /// The kicker kicks.
     Kick,
@@ -63,6 +66,8 @@ struct World {
     leaving: Option<CpuId>,
     interrupts: Vec<CpuId>,
     slept: bool,
+    /// A sleep ended without an event or a kick.
+    woke_for_nothing: bool,
 }
 
 const RECEIVER: VcpuKey = VcpuKey { vm: VmId(0), vcpu: VcpuId(0) };
@@ -92,6 +97,7 @@ impl World {
             leaving: None,
             interrupts: Vec::new(),
             slept: false,
+            woke_for_nothing: false,
         }
     }
 
@@ -145,8 +151,11 @@ impl World {
             Step::Wake => {
                 self.bit_set = false;
                 let before = self.scheduler.state(RECEIVER);
-                let cpu = self.scheduler.wake(RECEIVER, 0);
-                self.interrupt(cpu);
+                if self.pending || variant == Variant::WakesUnlooked {
+                    let cpu = self.scheduler.wake(RECEIVER, 0);
+                    self.interrupt(cpu);
+                }
+                self.woke_for_nothing |= before == Some(RunState::Blocked) && !self.is_asleep() && !self.pending;
                 self.note_wake(before);
             }
             Step::Kick => {
@@ -175,7 +184,7 @@ impl World {
         };
         let seen = match variant {
             Variant::LooksBeforeTheLock => self.looked.take().unwrap_or(false),
-            Variant::Correct | Variant::ForgetsKicks => std::mem::take(&mut self.pending),
+            Variant::Correct | Variant::ForgetsKicks | Variant::WakesUnlooked => std::mem::take(&mut self.pending),
         };
         if seen {
             return;
@@ -288,6 +297,7 @@ impl Model for WakeUp {
     fn properties(&self) -> Vec<Property<WakeUp>> {
         vec![
             Property::always("no news is lost", |model: &WakeUp, path| !model.world(path).has_lost_news()),
+            Property::always("no sleep ends for nothing", |model: &WakeUp, path| !model.world(path).woke_for_nothing),
             Property::always("no cpu idles past a ready vcpu", |model: &WakeUp, path| {
                 !model.world(path).is_forgotten()
             }),
@@ -320,4 +330,10 @@ fn looking_before_the_lock_is_found_to_lose_an_event() {
 fn forgetting_kicks_of_the_awake_is_found() {
     let checker = WakeUp::check(Variant::ForgetsKicks, 0);
     assert!(checker.discovery("no news is lost").is_some());
+}
+
+#[test]
+fn waking_without_a_look_is_found_to_end_a_later_sleep() {
+    let checker = WakeUp::check(Variant::WakesUnlooked, 0);
+    assert!(checker.discovery("no sleep ends for nothing").is_some());
 }

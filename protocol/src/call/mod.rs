@@ -255,7 +255,7 @@ calls! {
     ) -> (), Own, alone,
     errors [NotInBatch],
     clauses {
-        "SCH-2": "Returns at once when an unmasked port is pending, whether or not upcalls are masked.",
+        "SCH-2": "Returns at once when an unmasked port is pending, whether or not upcalls are masked; an event that was taken ends no later sleep.",
         "SCH-3": "A deadline in the past returns at once.",
     }
 
@@ -283,7 +283,7 @@ calls! {
     errors [InvalidArgument NotFound BadAddress WrongState],
     clauses {
         "SCH-5": "The started vCPU has the caller's trap table and entry points; its other registers are zero.",
-        "SCH-6": "A vCPU that is not stopped is WrongState.",
+        "SCH-6": "A vCPU that is not stopped is WrongState, also one that is about to stop.",
     }
 
     /// Stops a vCPU of the VM. The caller may name itself; then the call does not return.
@@ -294,7 +294,7 @@ calls! {
     errors [InvalidArgument NotFound WrongState NotInBatch],
     clauses {
         "SCH-7": "The vCPU executes nothing more from when the call returns; it can be started afresh.",
-        "SCH-8": "A vCPU that is stopped already is WrongState.",
+        "SCH-8": "A vCPU that is stopped already is WrongState; one that is about to stop is waited for.",
     }
 
     /// Wakes a vCPU of the VM from `block`, or makes its next `block` return at once.
@@ -304,8 +304,8 @@ calls! {
     ) -> (), Own, batch,
     errors [InvalidArgument NotFound WrongState],
     clauses {
-        "SCH-9": "A kick is never lost between a check and a `block`.",
-        "SCH-10": "Kicking a stopped vCPU is WrongState.",
+        "SCH-9": "A kick of a vCPU that does not sleep ends its next `block` at once, however much later; several are as one.",
+        "SCH-10": "Kicking a stopped vCPU is WrongState; to one that is about to stop a kick does nothing.",
     }
 
     /// Arms the calling vCPU's one-shot timer; the port bound to it becomes pending at the deadline.

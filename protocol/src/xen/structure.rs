@@ -335,6 +335,13 @@ structures! {
         pad1: u16,
     }
 
+    /// Argument of `grant_table_op` 10.
+    GrantGetVersion [8] {
+        dom: u16,
+        pad0: u16,
+        version: u32,
+    }
+
     /// One entry of a grant table, version 1.
     GrantEntry [8] {
         flags: u16,

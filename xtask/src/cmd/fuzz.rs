@@ -9,7 +9,7 @@ use crate::host::fetch;
 use crate::tree;
 
 /// The targets, cheap ones first: the table of `fuzz/src/lib.rs`.
-pub const TARGETS: [&str; 7] = ["calls", "events", "grants", "decode", "policy", "manifest", "image"];
+pub const TARGETS: [&str; 8] = ["calls", "events", "grants", "decode", "spaces", "policy", "manifest", "image"];
 
 /// Arguments of `fuzz`.
 #[derive(Debug, Args)]

@@ -14,7 +14,7 @@ use super::{build, load};
 use crate::build::{self as program, Builder};
 use crate::error::{Context, Exit, Failure};
 use crate::host::fetch;
-use crate::qemu::{Boot, Machine};
+use crate::qemu::{Boot, Machine, Program};
 use crate::system::assemble::Assembly;
 use crate::{cmd, pack, tree};
 
@@ -55,9 +55,23 @@ const HIGH: u32 = 1;
 /// Patience with one run.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
+impl Options {
+    /// A comparison that is over soon: two frames of slots.
+    pub const fn short(profile: Which, pairs: u32) -> Options {
+        Options { pairs, seed: 1, profile, smp: 1, span: 16 }
+    }
+}
+
 /// Runs the command.
 pub fn run(options: &Options) -> Result<Exit, Failure> {
-    let mut test = Test::new(options)?;
+    compare(options, &mut Builder::new(program::Profile::Release), fetch::ready()?)?;
+    Ok(Exit::Success)
+}
+
+/// Compares runs, shows the first difference, and fails if there is one in the strict profile or none in the
+/// shared one.
+pub fn compare(options: &Options, builder: &mut Builder, emulator: Program) -> Result<(), Failure> {
+    let mut test = Test::new(options, builder, emulator)?;
     let mut secrets = secrets(options.seed);
     let mut last: Option<(u64, String)> = None;
     let (mut pairs, mut different) = (0, 0);
@@ -88,7 +102,7 @@ pub fn run(options: &Options) -> Result<Exit, Failure> {
         begin.elapsed().as_secs()
     );
     match (options.profile, different) {
-        (Which::Strict, 0) | (Which::Shared, 1..) => Ok(Exit::Success),
+        (Which::Strict, 0) | (Which::Shared, 1..) => Ok(()),
         (Which::Strict, _) => Err(Failure::new(Exit::Unmet, "error: `low` can tell the secrets apart")),
         (Which::Shared, _) => Err(Failure::new(Exit::Unmet, "error: the positive control was not detected")),
     }
@@ -111,25 +125,38 @@ struct Test {
     machine: Machine,
     image: PathBuf,
     serial: PathBuf,
+    /// All files of this run.
+    files: [PathBuf; 3],
     span: u64,
 }
 
+impl Drop for Test {
+    fn drop(&mut self) {
+        for file in &self.files {
+            // It may never have been made.
+            let _ = std::fs::remove_file(file);
+        }
+    }
+}
+
 impl Test {
-    fn new(options: &Options) -> Result<Test, Failure> {
+    fn new(options: &Options, builder: &mut Builder, program: Program) -> Result<Test, Failure> {
         let mut system = load("noninterference")?;
         for vm in &mut system.vms {
             vm.vcpus = options.smp.clamp(1, 2);
         }
-        let program = fetch::ready()?;
-        let mut builder = Builder::new(program::Profile::Release);
-        let hypervisor = builder.hypervisor(false)?;
+        let built = builder.hypervisor(false)?;
         let memory_mib = 128;
-        let mut assembly = build(&system, &mut builder, memory_mib)?;
+        let mut assembly = build(&system, builder, memory_mib)?;
         if options.profile == Which::Strict {
             assembly.policy.profile = Profile::Strict(Schedule { slots: slots() });
         }
         let folder = tree::work();
-        let [image, serial] = ["img", "serial"].map(|extension| folder.join(format!("noninterference.{extension}")));
+        // Files of this run's own, so that builds and other runs may go on beside it.
+        let own = |extension| folder.join(format!("noninterference-{}.{extension}", std::process::id()));
+        let [hypervisor, image, serial] = ["elf", "img", "serial"].map(own);
+        std::fs::copy(&built, &hypervisor).context(hypervisor.display())?;
+        let files = [hypervisor.clone(), image.clone(), serial.clone()];
         let boot = Boot::Direct { hypervisor, image: image.clone() };
         let machine = Machine {
             program,
@@ -138,9 +165,10 @@ impl Test {
             memory_mib,
             cpu: "max".to_owned(),
             icount: true,
-            more: Vec::new(),
+            // Its firmware takes less time than that of others.
+            more: vec!["-M".to_owned(), "pc".to_owned()],
         };
-        Ok(Test { assembly, machine, image, serial, span: options.span })
+        Ok(Test { assembly, machine, image, serial, files, span: options.span })
     }
 
     /// What `low` prints last when `high` has a secret.

@@ -10,6 +10,7 @@ use crate::error::{Exit, Failure, codes};
 use crate::policy::flow::Flows;
 use crate::policy::{self, Compiled, explain, graph};
 use crate::system::document::{ConfigError, Place};
+use crate::system::processor::warnings;
 use crate::tree;
 
 /// Arguments of `policy`.
@@ -55,7 +56,12 @@ enum Command {
 /// Runs the command.
 pub fn run(options: &Options) -> Result<Exit, Failure> {
     match &options.command {
-        Command::Check { file } => check(&compiled(file)?),
+        Command::Check { file } if file.ends_with(".policy.toml") => check(&compiled(file)?),
+        Command::Check { file } => {
+            let system = load(file)?;
+            warnings(&system).iter().for_each(|warning| println!("{warning}"));
+            check(&system.policy)
+        }
         Command::Explain { file, question } => explain(&compiled(file)?, question),
         Command::Graph { file, output } => draw(file, output.as_deref()),
         Command::Test { file } => test(&compiled(file)?),

@@ -10,7 +10,10 @@ pub fn write(check: bool) -> Result<(), Failure> {
         ("reference", generate::reference::pages()),
         ("reference", vec![generate::instructions::page()]),
         ("errors", generate::errors::pages()),
-        ("security", vec![generate::attacks::page()]),
+        (
+            "security",
+            vec![generate::attacks::page(), generate::advisories::page(), generate::ledger::page(&tree::root())],
+        ),
     ];
     for (folder, pages) in all {
         for (name, text) in pages {

@@ -193,6 +193,12 @@ codes! {
     VM_AUDIT = "HV-VM-005", "a VM died because its share of the audit log was full",
         "The policy says `on-full = \"halt-offender\"`, and the VM caused records faster than they leave.",
         "find out which of its calls are refused (`cargo xtask audit-log`), or let the policy count what is lost";
+    VM_OWN_WORD = "HV-VM-006", "a VM ended itself as crashed",
+        "A kernel of the Xen personality shut down with the reason \"crash\", as Linux does after a panic, or its watchdog ran out. What it was doing stands on its console.",
+        "read the VM's last lines; a watchdog that ran out means that nobody in the VM set it again in time";
+    VM_NO_USER_ROOT = "HV-VM-007", "a VM died on its way to user mode without tables for it",
+        "A kernel of the Xen personality returned to user mode, and its vCPU has no user page tables.",
+        "set them with MMUEXT_NEW_USER_BASEPTR before the first return to user mode";
     XEN_NO_ENTRY = "HV-XEN-001", "the kernel has no Xen PV entry",
         "A Xen VM starts at the 64-bit PV entry that the kernel's notes name. Kernels for PVH or HVM only need virtualization hardware, which Cloister does without.",
         "use a kernel that is built with CONFIG_XEN_PV=y, such as Debian's";

@@ -11,11 +11,17 @@ const HEAD: &str = "\
 
 What guests do to break out, and what must happen. `cargo xtask test hostile` runs each on one CPU under the
 instruction clock and on two: alone, with the attacker's other vCPUs beside it, and interrupted every 100
-microseconds. After each attack, a hypervisor built with the feature `recount` makes its frame table anew from
-all page tables, pools, lists and grants and compares it word by word; and a neighbour compares its memory, the
-frames that it shares with a partner, its registers and its pending events with what they must be. Statuses are
-compared exactly. An attack that ends its VM must end with the report that it announced; the VM is then built
-again, and its memory must be zero.
+microseconds. Statuses are compared exactly. An attack that ends its VM must end with the report that it announced; the
+VM is then built again, and its memory must be zero.
+
+After each attack, a neighbour compares its memory, the frames that it shares with a partner, its registers and its
+pending events with what they must be. And a hypervisor built with the feature `recount`
+
+* makes its frame table anew from all page tables, pools, lists and grants and compares it word by word;
+* compares how often each VM was answered `NotPermitted`, alone or in a batch, with the audit log: one count for each
+  (`xtask` does the same with the records that came over the line);
+* looks for the pattern that fills its unused stack, its heap and all free frames before they get a use, in every word
+  that a guest can read; and in the registers whenever a guest goes on.
 
 Ids are those of the catalogue of advisories that the project started from: PT page tables, TL translations, RC
 reference counts, MM memory, EX entry and exceptions, DS descriptors, IO ports and registers, FP floating point, EM

@@ -1,10 +1,12 @@
 //! Texts made of the protocol's tables: the C header and the reference pages. Pure functions; the
 //! commands write the files or compare them.
 
+pub mod advisories;
 pub mod attacks;
 pub mod errors;
 pub mod header;
 pub mod instructions;
+pub mod ledger;
 pub mod reference;
 
 /// The lines of a documentation comment without its left margin and without Rust's link marks.

@@ -1,12 +1,15 @@
 //! Rules that no other tool checks, each in a file: who may write `unsafe` or make a permit, who may depend on whom,
-//! how large ring 0 may be, that every error code has a page.
+//! how large ring 0 may be, that every error code has a page and every invariant an explanation.
 
 mod codes;
+mod invariants;
 mod layers;
 mod permits;
 mod size;
 mod source;
 mod unsafety;
+
+pub use unsafety::unsafe_lines;
 
 use std::path::{Path, PathBuf};
 
@@ -31,11 +34,12 @@ pub fn check(root: &Path) -> Findings {
     layers::check(root, &mut findings);
     codes::check(root, &mut findings);
     permits::check(root, &mut findings);
+    invariants::check(root, &mut findings);
     findings
 }
 
 /// The Rust files below a folder, in order.
-fn rust_files(folder: &Path) -> Vec<PathBuf> {
+pub fn rust_files(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     let mut folders = vec![folder.to_path_buf()];
     while let Some(folder) = folders.pop() {

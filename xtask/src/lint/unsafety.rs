@@ -59,7 +59,7 @@ fn has_static_mut(code: &str) -> bool {
 
 /// The lines whose code says `unsafe`, apart from attributes such as `#[unsafe(no_mangle)]`, which
 /// macros for guests need.
-fn unsafe_lines(text: &str) -> Vec<usize> {
+pub fn unsafe_lines(text: &str) -> Vec<usize> {
     let code = without_attributes(&without_tests(&code(text)));
     lines_with_word(&code, "unsafe")
 }

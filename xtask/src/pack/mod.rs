@@ -89,7 +89,7 @@ mod tests {
     use protocol::policy::Policy;
     use protocol::processor::ProcessorPolicy;
     use sha2::{Digest, Sha256};
-    use zerocopy::{FromBytes, IntoBytes};
+    use zerocopy::FromBytes;
 
     use super::pack;
     use crate::system::assemble::Assembly;

@@ -83,6 +83,11 @@ const FIXED: &[&str] = &[
 /// One instruction is one nanosecond, and the clock starts on a fixed day.
 const ICOUNT: &[&str] = &["-icount", "shift=0,sleep=off", "-rtc", "base=2020-01-01,clock=vm"];
 
+/// Keeps QEMU's main loop from running while a CPU executes; of the recording nothing is kept. Without this the
+/// main loop can find a CPU halted whose last instructions are not counted yet, and let the clock jump by so
+/// many too far: that depends on what else the host does.
+const IN_TURN: &[&str] = &["-icount", "rr=record,rrfile=/dev/null"];
+
 impl Machine {
     /// The command line as words.
     pub fn arguments(&self) -> Vec<String> {
@@ -109,19 +114,21 @@ impl Machine {
 
     /// Starts it.
     pub fn start(&self) -> Result<Running, Failure> {
-        self.spawn(Stdio::piped(), Stdio::piped(), Stdio::piped())
+        self.spawn(&[], Stdio::piped(), Stdio::piped(), Stdio::piped())
     }
 
-    /// Starts it with its serial line going into a file, which never keeps it waiting: only so are two runs
-    /// under the instruction clock the same to the last instruction.
+    /// Starts it with its serial line going into a file, which never keeps it waiting, and its threads in turn:
+    /// only so are two runs under the instruction clock the same to the last instruction.
     pub fn start_into(&self, file: std::fs::File) -> Result<Running, Failure> {
-        self.spawn(Stdio::null(), file.into(), Stdio::null())
+        let more = if self.icount { IN_TURN } else { &[] };
+        self.spawn(more, Stdio::null(), file.into(), Stdio::null())
     }
 
-    fn spawn(&self, input: Stdio, output: Stdio, complaints: Stdio) -> Result<Running, Failure> {
+    fn spawn(&self, more: &[&str], input: Stdio, output: Stdio, complaints: Stdio) -> Result<Running, Failure> {
         let mut command = guarded(&self.program.path);
         let child = command
             .args(self.arguments())
+            .args(more)
             .envs(self.program.environment.iter().cloned())
             .stdin(input)
             .stdout(output)

@@ -77,6 +77,8 @@ pub struct VmSpec {
     pub label: Option<Placed<Label>>,
     /// What it learns of the processor and may use of it.
     pub processor: ProcessorPolicy,
+    /// Whether the file says how it sees time, or the profile decides.
+    pub says_time: bool,
     /// I/O ports that it may use.
     pub ports: Vec<Placed<PortRange>>,
     /// What happens when it dies.
@@ -173,7 +175,10 @@ pub fn parse(source: Source<'_>, stem: &str, folder: &Path) -> Result<System, Ve
     }
     if errors.is_empty() {
         match policy::of(source, &system.vms, policy_file) {
-            Ok(policy) => system.policy = policy,
+            Ok(policy) => {
+                system.policy = policy;
+                processor::follow_profile(&mut system);
+            }
             Err(found) => errors = found,
         }
     }
@@ -237,10 +242,12 @@ fn read_vm(mut table: TableReader<'_, '_>, folder: &Path) -> Option<VmSpec> {
         let place = label.place.clone();
         Placed { value: read_label(TableReader::new(table.source(), label.value, label.place, table.errors())), place }
     });
-    let processor = match processor::read_cpu(&mut table) {
+    let (processor, says_time) = match processor::read_cpu(&mut table) {
         // A stock kernel is there to use the machine.
-        policy if is_xen && !table.has("cpu") => ProcessorPolicy { model: Model::Host, ..policy },
-        policy => policy,
+        (policy, says_time) if is_xen && !table.has("cpu") => {
+            (ProcessorPolicy { model: Model::Host, ..policy }, says_time)
+        }
+        read => read,
     };
     let ports = processor::read_ports(&mut table);
     let on_crash = read_on_crash(&mut table);
@@ -265,6 +272,7 @@ fn read_vm(mut table: TableReader<'_, '_>, folder: &Path) -> Option<VmSpec> {
         cap_percent: narrow(cap, 0),
         label,
         processor,
+        says_time,
         ports,
         on_crash,
         command_line: command_line.unwrap_or_else(|| default_line.to_owned()),

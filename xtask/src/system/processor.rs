@@ -1,6 +1,7 @@
 //! The keys `cpu` and `ports`: what a VM learns of the processor, and which I/O ports it has.
 
 use protocol::layout::limit;
+use protocol::policy::Profile;
 use protocol::processor::{
     FEATURES, Model, PortRange, ProcessorFeatures, ProcessorPolicy, TimeSource, X86_64_V2, X86_64_V3, reserved,
 };
@@ -9,15 +10,16 @@ use super::document::{ConfigError, Place, Placed, Source, TableReader};
 use super::{System, VmSpec};
 use crate::error::codes;
 
-/// Reads `cpu`: a model, or a table.
-pub fn read_cpu(table: &mut TableReader<'_, '_>) -> ProcessorPolicy {
+/// Reads `cpu`: a model, or a table. Whether it says how the VM sees time comes with it.
+pub fn read_cpu(table: &mut TableReader<'_, '_>) -> (ProcessorPolicy, bool) {
+    let default = (ProcessorPolicy::default(), false);
     let Some(found) = table.value("cpu") else {
-        return ProcessorPolicy::default();
+        return default;
     };
     match (found.value.as_str(), found.value.as_table()) {
         (Some(model), _) => {
             let model = Placed { value: model.to_owned(), place: found.place };
-            ProcessorPolicy { model: read_model(table, Some(&model)), ..ProcessorPolicy::default() }
+            (ProcessorPolicy { model: read_model(table, Some(&model)), ..default.0 }, false)
         }
         (_, Some(inner)) => {
             let source = table.source();
@@ -25,15 +27,16 @@ pub fn read_cpu(table: &mut TableReader<'_, '_>) -> ProcessorPolicy {
         }
         (None, None) => {
             table.refuse(codes::WRONG_TYPE, &found.place, "`cpu` must be \"baseline\", \"host\" or a table");
-            ProcessorPolicy::default()
+            default
         }
     }
 }
 
 /// Reads the table.
-fn read_policy(mut table: TableReader<'_, '_>) -> ProcessorPolicy {
+fn read_policy(mut table: TableReader<'_, '_>) -> (ProcessorPolicy, bool) {
     let model = table.text("cpuid");
     let model = read_model(&mut table, model.as_ref());
+    let says_time = table.value("tsc").is_some();
     let time = read_choice(&mut table, "tsc", &[("native", TimeSource::Native), ("coarse", TimeSource::Coarse)]);
     let debug_registers = table.value("debug").is_none() || table.flag("debug");
     let (mut added, mut removed) = (ProcessorFeatures::empty(), ProcessorFeatures::empty());
@@ -58,7 +61,31 @@ fn read_policy(mut table: TableReader<'_, '_>) -> ProcessorPolicy {
         table.refuse(codes::FEATURE, &place, what);
     }
     table.finish();
-    policy
+    (policy, says_time)
+}
+
+/// In the strict profile time is coarse for a VM whose `cpu` says nothing else.
+pub fn follow_profile(system: &mut System) {
+    if matches!(system.policy.policy.profile, Profile::Strict(_)) {
+        for vm in system.vms.iter_mut().filter(|vm| !vm.says_time) {
+            vm.processor.time = TimeSource::Coarse;
+        }
+    }
+}
+
+/// Warnings about VMs that see exact time although the profile is strict.
+pub fn warnings(system: &System) -> Vec<String> {
+    let is_strict = matches!(system.policy.policy.profile, Profile::Strict(_));
+    let exact = system.vms.iter().filter(|vm| is_strict && vm.processor.time == TimeSource::Native);
+    exact
+        .map(|vm| {
+            format!(
+                "warning: {}:{}: `{}` has `tsc = \"native\"` in the strict profile: an exact clock shows what others do to \
+                 caches and buses\n  try: leave `tsc` out, which makes time coarse",
+                system.file, vm.place.line, vm.name
+            )
+        })
+        .collect()
 }
 
 /// The features of a name or a level.

@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 
 use super::assemble::{Artifacts, Missing, assemble};
 use super::document::{ConfigError, Source, parse_size};
+use super::processor::{follow_profile, warnings};
 use super::xen::Initrd;
 use super::{Artifact, System, parse};
 use crate::elf::tests::{ElfBuilder, note};
@@ -10,6 +11,7 @@ use crate::error::codes::{self, Code};
 use crate::host::debian::Flavour;
 use crate::kernel::xen::tests::XenElf;
 use protocol::manifest::Personality;
+use protocol::policy::{Profile, Schedule};
 use protocol::processor::{FEATURES, Model, PortRange, ProcessorFeatures as F, ProcessorPolicy, TimeSource, X86_64_V3};
 
 fn read(text: &str) -> Result<System, Vec<ConfigError>> {
@@ -88,6 +90,21 @@ fn a_test_runs_on_each_cpu_model_that_its_table_names() {
     assert_eq!(models("cpu = [\"max\", \"max,-umip\"]"), ["max", "max,-umip"]);
     assert_eq!(models("cpu = \"qemu64\""), ["qemu64"]);
     assert_eq!(models(""), ["max"]);
+}
+
+#[test]
+fn time_is_coarse_in_the_strict_profile_unless_the_file_says_otherwise() {
+    let mut system = read(&format!("{TWO}cpu = {{ tsc = \"native\" }}\n")).unwrap();
+    let times = |system: &System| system.vms.iter().map(|vm| vm.processor.time).collect::<Vec<_>>();
+    follow_profile(&mut system);
+    assert_eq!(times(&system), [TimeSource::Native; 2], "the profile is shared");
+    assert_eq!(warnings(&system), Vec::<String>::new());
+    system.policy.policy.profile = Profile::Strict(Schedule { slots: Vec::new() });
+    follow_profile(&mut system);
+    assert_eq!(times(&system), [TimeSource::Coarse, TimeSource::Native]);
+    let warnings = warnings(&system);
+    assert_eq!(warnings.len(), 1);
+    assert!(warnings[0].contains(&format!("`{}` has `tsc", system.vms[1].name)), "{}", warnings[0]);
 }
 
 #[test]

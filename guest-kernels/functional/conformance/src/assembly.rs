@@ -6,6 +6,7 @@ use core::arch::{asm, naked_asm};
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use functional_support::registers::All;
 use guest_sdk::protocol::Call;
 use guest_sdk::protocol::call::{EventDeliver, Resume, VcpuStop};
 use guest_sdk::protocol::layout;
@@ -16,28 +17,9 @@ pub type Registers = [u64; 16];
 
 /// Index of a register in [`Registers`].
 pub mod at {
-    /// rax.
-    pub const RAX: usize = 0;
-    /// rcx.
-    pub const RCX: usize = 2;
-    /// rdx.
-    pub const RDX: usize = 3;
-    /// rsi.
-    pub const RSI: usize = 4;
-    /// rdi.
-    pub const RDI: usize = 5;
-    /// r8.
-    pub const R8: usize = 7;
-    /// r9.
-    pub const R9: usize = 8;
-    /// r10.
-    pub const R10: usize = 9;
-    /// r11.
-    pub const R11: usize = 10;
+    pub use functional_support::registers::at::*;
     /// The flags.
     pub const FLAGS: usize = 15;
-    /// The six argument registers in order.
-    pub const ARGUMENTS: [usize; 6] = [RDI, RSI, RDX, R10, R8, R9];
 }
 
 /// Registers with a pattern each, and carry, parity, zero and sign set in the flags.
@@ -55,124 +37,12 @@ pub const PATTERNS: Registers = {
 /// Executes `syscall` with all registers as in `registers` and the vector registers as in `vectors`,
 /// and puts there what they are afterwards. The call is as wild as those of `record::raw`.
 pub fn call(registers: &mut Registers, vectors: &mut [u128; 16]) {
-    load_vectors(vectors);
-    // SAFETY: the function keeps what the ABI wants kept; compiled code uses no vector register.
-    unsafe { call_with(registers.as_mut_ptr()) };
-    store_vectors(vectors);
-}
-
-fn load_vectors(vectors: &[u128; 16]) {
-    // SAFETY: reads the array; compiled code of this target uses no vector register.
-    unsafe {
-        asm!(
-            "movdqu xmm0, [{0} + 0]",
-            "movdqu xmm1, [{0} + 16]",
-            "movdqu xmm2, [{0} + 32]",
-            "movdqu xmm3, [{0} + 48]",
-            "movdqu xmm4, [{0} + 64]",
-            "movdqu xmm5, [{0} + 80]",
-            "movdqu xmm6, [{0} + 96]",
-            "movdqu xmm7, [{0} + 112]",
-            "movdqu xmm8, [{0} + 128]",
-            "movdqu xmm9, [{0} + 144]",
-            "movdqu xmm10, [{0} + 160]",
-            "movdqu xmm11, [{0} + 176]",
-            "movdqu xmm12, [{0} + 192]",
-            "movdqu xmm13, [{0} + 208]",
-            "movdqu xmm14, [{0} + 224]",
-            "movdqu xmm15, [{0} + 240]",
-            in(reg) vectors.as_ptr(), options(nostack, preserves_flags, readonly),
-        );
-    }
-}
-
-fn store_vectors(vectors: &mut [u128; 16]) {
-    // SAFETY: writes the array.
-    unsafe {
-        asm!(
-            "movdqu [{0} + 0], xmm0",
-            "movdqu [{0} + 16], xmm1",
-            "movdqu [{0} + 32], xmm2",
-            "movdqu [{0} + 48], xmm3",
-            "movdqu [{0} + 64], xmm4",
-            "movdqu [{0} + 80], xmm5",
-            "movdqu [{0} + 96], xmm6",
-            "movdqu [{0} + 112], xmm7",
-            "movdqu [{0} + 128], xmm8",
-            "movdqu [{0} + 144], xmm9",
-            "movdqu [{0} + 160], xmm10",
-            "movdqu [{0} + 176], xmm11",
-            "movdqu [{0} + 192], xmm12",
-            "movdqu [{0} + 208], xmm13",
-            "movdqu [{0} + 224], xmm14",
-            "movdqu [{0} + 240], xmm15",
-            in(reg) vectors.as_mut_ptr(), options(nostack, preserves_flags),
-        );
-    }
-}
-
-/// As [`call`], in assembly.
-///
-/// # Safety
-/// The pointer is to sixteen words.
-#[unsafe(naked)]
-unsafe extern "C" fn call_with(registers: *mut u64) {
-    naked_asm!(
-        "push rbx",
-        "push rbp",
-        "push r12",
-        "push r13",
-        "push r14",
-        "push r15",
-        "push rdi",
-        "mov rax, [rdi]",
-        "mov rbx, [rdi + 8]",
-        "mov rcx, [rdi + 16]",
-        "mov rdx, [rdi + 24]",
-        "mov rsi, [rdi + 32]",
-        "mov rbp, [rdi + 48]",
-        "mov r8, [rdi + 56]",
-        "mov r9, [rdi + 64]",
-        "mov r10, [rdi + 72]",
-        "mov r11, [rdi + 80]",
-        "mov r12, [rdi + 88]",
-        "mov r13, [rdi + 96]",
-        "mov r14, [rdi + 104]",
-        "mov r15, [rdi + 112]",
-        "push [rdi + 120]",
-        "popfq",
-        "mov rdi, [rdi + 40]",
-        "syscall",
-        // [rsp] is the array; rdi goes to the stack meanwhile.
-        "xchg rdi, [rsp]",
-        "mov [rdi], rax",
-        "mov [rdi + 8], rbx",
-        "mov [rdi + 16], rcx",
-        "mov [rdi + 24], rdx",
-        "mov [rdi + 32], rsi",
-        "mov [rdi + 48], rbp",
-        "mov [rdi + 56], r8",
-        "mov [rdi + 64], r9",
-        "mov [rdi + 72], r10",
-        "mov [rdi + 80], r11",
-        "mov [rdi + 88], r12",
-        "mov [rdi + 96], r13",
-        "mov [rdi + 104], r14",
-        "mov [rdi + 112], r15",
-        "pop rax",
-        "mov [rdi + 40], rax",
-        "pushfq",
-        "pop rax",
-        "mov [rdi + 120], rax",
-        "cld",
-        "pop r15",
-        "pop r14",
-        "pop r13",
-        "pop r12",
-        "pop rbp",
-        "pop rbx",
-        "ret",
-    )
+    let [general @ .., flags] = *registers;
+    let mut all = All::new(general, flags, *vectors);
+    all.call();
+    registers[..at::FLAGS].copy_from_slice(&all.general);
+    registers[at::FLAGS] = all.flags;
+    *vectors = all.vectors;
 }
 
 /// Calls `resume` with `stack` as the stack pointer, where no frame can be taken; returns rax.

@@ -173,10 +173,7 @@ pub fn second(body: impl FnOnce() + Send + 'static) -> Outcome {
 
 /// Waits until the second vCPU has stopped.
 pub fn wait_stopped() -> Outcome {
-    board::wait("the second vCPU does not stop", || call::vcpu_kick(SECOND) == Err(Status::WrongState))?;
-    // It counts as stopped for a kick before it has left its CPU, and for a start only afterwards.
-    (0..20).for_each(|_| board::pause());
-    Ok(())
+    board::wait("the second vCPU does not stop", || call::vcpu_kick(SECOND) == Err(Status::WrongState))
 }
 
 /// The board of a helper VM.

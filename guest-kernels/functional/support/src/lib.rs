@@ -9,6 +9,9 @@ pub mod code;
 pub mod grants;
 pub mod probe;
 pub mod program;
+#[cfg(target_os = "none")]
+#[expect(unsafe_code, reason = "loads all registers at once")]
+pub mod registers;
 pub mod restart;
 #[expect(unsafe_code, reason = "accesses that may fault")]
 mod touch;

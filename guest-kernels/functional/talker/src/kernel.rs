@@ -1,4 +1,5 @@
-//! Talking. Command line: the secret in hexadecimal, and how many milliseconds to talk.
+//! Talking. Command line: the secret in hexadecimal, how many milliseconds to talk, and `dies` if the VM is to end
+//! by a death.
 
 use functional_support::{probe, wild};
 use guest_sdk::event::Event;
@@ -15,6 +16,10 @@ pub fn main(start: &'static StartInfo) -> u64 {
     let secret = words.next().and_then(|word| u64::from_str_radix(word, 16).ok()).unwrap_or(1);
     let end = words.next().and_then(|word| word.parse().ok()).unwrap_or(50) * 1_000_000;
     match talk(secret, end) {
+        Ok(()) if words.next() == Some("dies") => {
+            die();
+            2
+        }
         Ok(()) => 0,
         Err(status) => {
             guest_sdk::println!("FAIL {status}");

@@ -108,7 +108,7 @@ fn arrays_across_the_border(w: &mut World) -> Outcome {
 }
 
 fn what_results_bring_along(_w: &mut World) -> Outcome {
-    const CANARY: u64 = 0xc105_7e12_dead_57ac;
+    // What fills the hypervisor's unused memory is looked for by the hypervisor itself, in all that a guest can read.
     let mark = 0xa5a5_a5a5_a5a5_a5a5;
     let leaves = (0..0x20).chain(0x8000_0000..0x8000_0009).chain([0x4000_0000, 0xffff_ffff]);
     for leaf in leaves {
@@ -121,7 +121,7 @@ fn what_results_bring_along(_w: &mut World) -> Outcome {
             }
             for word in [4, 5] {
                 let found = buffer(word).load(Ordering::SeqCst);
-                hold!(found != CANARY && found >> 47 != 0x1_ffff, "leaf {leaf:#x}: {found:#x}");
+                hold!(found >> 47 != 0x1_ffff, "leaf {leaf:#x}: {found:#x}");
             }
         }
     }

@@ -5,6 +5,7 @@ use alloc::vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use functional_support::program::{self, Program};
+use functional_support::registers::{All, at};
 use guest_sdk::event::{self, Event};
 use guest_sdk::protocol::Call;
 use guest_sdk::protocol::call::{
@@ -17,7 +18,6 @@ use guest_sdk::protocol::shared::{BatchEntry, RESUME_FLAGS, TrapEntry, TrapFrame
 use guest_sdk::raw::vcpu::Vcpu;
 use guest_sdk::user::{Exit, UserContext};
 use guest_sdk::{GuestVirt, Nanos, Status, call, time, trap};
-use hostile_support::registers::{All, at};
 use hostile_support::touch::write as touch;
 use hostile_support::wild::{self, go};
 

@@ -1145,13 +1145,13 @@ fn no_machine_numbers(w: &mut World) -> Outcome {
         same!(number, page, "number in the physmap");
         hold!(number < total, "number {number:#x}");
     }
-    let mut all = hostile_support::registers::All::pattern(7);
+    let mut all = functional_support::registers::All::pattern(7);
     all.general[0] = Translate::NUMBER;
     all.general[5] = 0;
     all.general[4] = PHYSMAP.0;
     let expected = all.clone();
     all.call();
-    use hostile_support::registers::at;
+    use functional_support::registers::at;
     for (index, (now, then)) in all.general.iter().zip(expected.general).enumerate() {
         let free = [at::RAX, at::RCX, at::RDX, at::R11].contains(&index);
         hold!(free || *now == then, "register {index} holds {now:#x}");

@@ -7,11 +7,12 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use guest_sdk::protocol::Call;
 use guest_sdk::protocol::call::{
-    FrameReclaim, FrameRelease, GrantCopy, GrantCreate, GrantMap, GrantRevoke, GrantUnmap, Info, SpaceCreate,
+    Batch, FrameReclaim, FrameRelease, GrantCopy, GrantCreate, GrantMap, GrantRevoke, GrantUnmap, Info, SpaceCreate,
     SpaceDestroy, Translate,
 };
 use guest_sdk::protocol::flags::{GrantFlags, MapFlags};
 use guest_sdk::protocol::layout::{CHANNEL_FRAMES, HYPERVISOR_START, LOWER_END, PHYSMAP, TIME_PAGE_FRAME};
+use guest_sdk::protocol::shared::BatchEntry;
 use guest_sdk::{Gfn, GrantRef, GuestVirt, Port, Status, VmId, call, print, time};
 use hostile_support::board::word;
 use hostile_support::wild::{self, go};
@@ -563,9 +564,28 @@ fn refused_before_anything_is_done(w: &mut World) -> Outcome {
             same!(mapped, Err(Status::NotPermitted), "map of {peer:?} to nowhere");
         }
     }
+    for peer in &denied {
+        refused_in_a_batch(*peer)?;
+    }
     same!(crate::world::pool(), before, "the pool");
     same!(release(w.loose, 1), Ok(1), "no refusal left a reference");
     same!(reclaim(w.loose, 1), Ok(1), "undo");
+    Ok(())
+}
+
+/// What is refused alone is refused in a batch, entry by entry; the recount looks for the records.
+fn refused_in_a_batch(peer: VmId) -> Outcome {
+    let arguments = [peer.0.into(), 0, 0, 0, 0, 0];
+    let mut entries = [BatchEntry { number: GrantUnmap::NUMBER, arguments, ..BatchEntry::default() }; 16];
+    let mut done = 0;
+    while let Some(rest @ [_, ..]) = entries.get_mut(done..) {
+        let batch =
+            Batch { entries: GuestVirt(rest.as_mut_ptr().expose_provenance() as u64), count: rest.len() as u64 };
+        done += go(batch).map_err(|status| format!("batch: {status}"))? as usize;
+    }
+    for entry in core::hint::black_box(entries) {
+        same!(entry.result, Status::NotPermitted.to_register(), "in a batch, of {peer:?}");
+    }
     Ok(())
 }
 

@@ -7,8 +7,10 @@
 //! emulation, SP speculation, PO policy.
 #![no_std]
 
+mod advisories;
 mod rows;
 
+pub use advisories::ADVISORIES;
 pub use rows::ROWS;
 
 /// Which guest runs the attack.
@@ -39,9 +41,56 @@ pub struct Row {
     pub must: &'static str,
 }
 
+/// What there is here of a kind of mistake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Here {
+    /// Attacks that must be withstood.
+    Tested,
+    /// The design has nothing where it could be made.
+    Absent,
+    /// What it was made in is not built; when it is, it needs rows.
+    NotThere,
+    /// Nothing shows that it is not here.
+    Open,
+}
+
+/// Advisories about one kind of mistake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Advisory {
+    /// Their numbers.
+    pub numbers: &'static [u16],
+    /// The mistake.
+    pub class: &'static str,
+    /// What there is of it in the native interface.
+    pub here: Here,
+    /// The rows that test it, or that say why it cannot be.
+    pub rows: &'static [&'static str],
+    /// What else is to be said.
+    pub why: &'static str,
+    /// Whether the Xen personality can have it as well, and needs tests of its own.
+    pub in_xen_personality: bool,
+}
+
 #[cfg(test)]
 mod tests {
-    use super::ROWS;
+    use super::{ADVISORIES, Group, Here, ROWS};
+
+    #[test]
+    fn each_advisory_stands_once_and_names_rows_that_exist() {
+        let mut seen = [false; 1024];
+        for advisory in ADVISORIES {
+            for number in advisory.numbers {
+                let slot = &mut seen[usize::from(*number)];
+                assert!(!*slot, "XSA-{number}");
+                *slot = true;
+            }
+            let rows = advisory.rows.iter().map(|id| ROWS.iter().find(|row| row.id == *id));
+            assert!(rows.clone().all(|row| row.is_some()), "{:?}", advisory.rows);
+            let runs = rows.flatten().any(|row| row.group != Group::Absent);
+            assert!(runs || advisory.here != Here::Tested, "{}: no attack of it runs", advisory.class);
+            assert!(runs || !advisory.why.is_empty() || advisory.here == Here::Open, "{}: why?", advisory.class);
+        }
+    }
 
     #[test]
     fn each_id_stands_once() {

@@ -507,7 +507,7 @@ pub const ROWS: &[Row] = &[
     row(
         "PO-02",
         Sharing,
-        "refused operations with good and bad arguments",
+        "refused operations with good and bad arguments, alone and in a batch",
         "refused by the policy first, nothing is left behind",
     ),
     row("PO-03", Absent, "the whole matrix of operations and labels", "a table on the host; see the policy's tests"),

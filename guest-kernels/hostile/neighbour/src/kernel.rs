@@ -2,6 +2,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use functional_support::registers::All;
 use guest_sdk::channel::{Channel, ChannelError};
 use guest_sdk::frame::{Frame, FrameRun};
 use guest_sdk::grant::{self, Grant};
@@ -9,7 +10,6 @@ use guest_sdk::protocol::flags::GrantFlags;
 use guest_sdk::raw::vcpu::Vcpu;
 use guest_sdk::{GrantRef, Nanos, Port, StartInfo, Status, VcpuId, VmId, call, println, smp, time, verdict};
 use hostile_support::board::{Board, word};
-use hostile_support::registers::All;
 
 /// Frames of the secret.
 const SECRET_FRAMES: u64 = 64;

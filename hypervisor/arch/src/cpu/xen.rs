@@ -72,7 +72,7 @@ pub(crate) const fn ring_of(vector: u8) -> u64 {
 #[expect(clippy::as_conversions, reason = "const code: u16 widens to u64")]
 const STAR: u64 = ((selector::CODE_32 as u64) << 48) | ((RING0_CODE as u64) << 32);
 
-/// Puts the tables of a window in force, and no local table.
+/// Puts the tables of a window in force. The local table stays what it was: load another.
 ///
 /// `window` is where the window of the vCPU lies: `mmu::window::address`.
 pub fn load_tables(window: u64) {
@@ -88,22 +88,21 @@ pub fn load_tables(window: u64) {
     unsafe { write_msr(x86::msr::IA32_STAR, STAR) };
 }
 
-/// Puts the native tables in force.
+/// Puts the native tables in force, and no local table.
 pub fn load_native_tables() {
+    load_no_local_table();
     gdt::load_native();
 }
 
-/// Loads a local table of `bytes` bytes at an address, or none when there are no bytes. The tables of a
-/// window must be in force.
-pub fn load_local_table(address: u64, bytes: u16) {
-    let Some(last) = bytes.checked_sub(1) else {
-        // SAFETY: the null table has no entry.
-        unsafe { asm!("lldt {:x}", in(reg) 0_u32, options(nostack, preserves_flags)) };
-        return;
+/// Loads a local table with so many entries at an address, at most 8192, or none when there are no entries.
+/// The tables of a window must be in force.
+pub fn load_local_table(address: u64, entries: u64) {
+    let Some(last) = (entries & 0x3fff).wrapping_mul(8).min(1 << 16).checked_sub(1) else {
+        return load_no_local_table();
     };
     let own =
         usize::from(LOCAL_TABLES).wrapping_add(hv_core::addr::convert::index(u64::from(local::id().0)).wrapping_mul(2));
-    let low = u64::from(last) | ((address & 0x00ff_ffff) << 16) | (0x82 << 40) | (((address >> 24) & 0xff) << 56);
+    let low = last | ((address & 0x00ff_ffff) << 16) | (0x82 << 40) | (((address >> 24) & 0xff) << 56);
     for (slot, entry) in RESERVED.0.iter().skip(own).zip([low, address >> 32]) {
         slot.store(entry, Ordering::Relaxed);
     }
@@ -111,6 +110,12 @@ pub fn load_local_table(address: u64, bytes: u16) {
     // SAFETY: the entry describes a local table in a window, whose pages hold descriptors that were checked
     // (D1); it is this CPU's own.
     unsafe { asm!("lldt {:x}", in(reg) name, options(nostack, preserves_flags)) };
+}
+
+/// Loads the local table that has no entry.
+fn load_no_local_table() {
+    // SAFETY: the null table has no entry.
+    unsafe { asm!("lldt {:x}", in(reg) 0_u32, options(nostack, preserves_flags)) };
 }
 
 /// Has the next floating-point instruction trap (CR0.TS). Before anything saves or loads that state,

@@ -7,7 +7,7 @@ use protocol::layout::{CODE_SELECTOR, STACK_SELECTOR};
 
 /// What entry code pushes, lowest address first. The last five words are the processor's own frame
 /// (Intel SDM volume 3, 6.14.2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, zerocopy::FromBytes)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, zerocopy::FromBytes, zerocopy::IntoBytes)]
 #[repr(C)]
 #[expect(missing_docs, reason = "registers bear their names")]
 pub struct Registers {
@@ -62,6 +62,14 @@ impl Registers {
     /// All zero: what a register holds before a guest sets it.
     #[expect(clippy::disallowed_methods, reason = "this is the way through zerocopy")]
     pub const ZERO: Registers = zerocopy::transmute!([0_u64; 22]);
+
+    /// All words of the frame, in builds for tests.
+    #[cfg(feature = "recount")]
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "this is the way through zerocopy")]
+    pub const fn words(self) -> [u64; 22] {
+        zerocopy::transmute!(self)
+    }
 
     /// The call arguments in their order.
     #[must_use]

@@ -157,10 +157,14 @@ pub(crate) fn recover(registers: &mut Registers) -> bool {
     found.is_some()
 }
 
-/// Whether a selector names 64-bit code in the table that is in force.
+/// Whether a selector names 64-bit code in the table that is in force. One of the local table, where looking
+/// could fault, is taken for 32-bit code, for which guests have such tables.
 #[cfg(feature = "xen")]
 #[must_use]
 pub fn is_long(selector: u16) -> bool {
+    if selector & 4 != 0 {
+        return false;
+    }
     let rights: u32;
     // SAFETY: reads a descriptor and changes flags only; for a selector without one the register keeps 0.
     unsafe {

@@ -95,6 +95,19 @@ pub fn store_word(frame: Mfn, entry: usize, value: u64) {
     word(frame, entry).store(value, Ordering::SeqCst);
 }
 
+/// Replaces a word of a guest's frame that is no page table, if it still is `old`; whether it was.
+#[cfg(feature = "xen")]
+#[must_use]
+pub fn compare_exchange_word(frame: Mfn, entry: usize, old: u64, value: u64) -> bool {
+    word(frame, entry).compare_exchange(old, value, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+}
+
+/// Clears bits of such a word.
+#[cfg(feature = "xen")]
+pub fn clear_bits(frame: Mfn, entry: usize, bits: u64) {
+    word(frame, entry).fetch_and(!bits, Ordering::SeqCst);
+}
+
 /// A word of a frame that guests or the processor change at any time.
 #[inline(always)]
 fn word(frame: Mfn, entry: usize) -> &'static AtomicU64 {
@@ -135,6 +148,16 @@ pub fn advance_time_page(frame: Mfn, time_ns: u64) {
     // SAFETY: M1 (the direct map covers every frame of RAM) and M3 (no guest can write the frame): an
     // aligned word of it, which after the start of the VM is only touched here.
     unsafe { &*base }.fetch_max(time_ns, Ordering::SeqCst);
+}
+
+/// Fills a frame that nobody has with a pattern, in builds for tests.
+#[cfg(feature = "recount")]
+pub fn paint(frame: Mfn) {
+    let pointer = frame_pointer(frame).cast::<u64>();
+    for word in 0..WORDS {
+        // SAFETY: M1 (the direct map covers every frame of RAM): a word of a frame that is nobody's.
+        unsafe { pointer.wrapping_add(word).write_volatile(crate::local::CANARY) };
+    }
 }
 
 /// Fills a frame with zero.

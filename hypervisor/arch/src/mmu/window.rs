@@ -33,6 +33,12 @@ pub fn address(vcpu: usize) -> u64 {
     BASE.wrapping_add(wide(vcpu).wrapping_mul(BYTES))
 }
 
+/// How far behind the beginning of its local table an address is, if it is in there.
+#[must_use]
+pub fn local_offset(vcpu: usize, address: u64) -> Option<u64> {
+    address.checked_sub(local_address(vcpu)).filter(|offset| *offset < BYTES.wrapping_sub(LOCAL))
+}
+
 /// Where its local table lies.
 #[must_use]
 pub fn local_address(vcpu: usize) -> u64 {
@@ -65,9 +71,9 @@ pub fn show_local(root: Mfn, vcpu: usize, page: u64, frame: Option<Mfn>) {
     show(root, at, frame.map_or(0, entry));
 }
 
-/// A frame of descriptors: the CPU sets their accessed bits.
+/// A frame of descriptors: they are accessed already, so the CPU never writes it.
 fn entry(frame: Mfn) -> u64 {
-    frame.start().0 | PRESENT | WRITABLE | NO_EXECUTE
+    frame.start().0 | PRESENT | NO_EXECUTE
 }
 
 /// Stores the entry for an address in a window.

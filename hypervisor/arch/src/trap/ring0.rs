@@ -24,7 +24,7 @@ extern "C" fn trap_in_ring0(registers: &mut Registers) {
         2 => {}
         13 | 14 if copy::recover(registers) => {}
         #[cfg(feature = "xen")]
-        11..=13 if crate::guest::segments::recover(registers) => {}
+        11..=14 if crate::guest::segments::recover(registers) => {}
         13 if cpu::gate::recover(registers) => {}
         FIRST_INTERRUPT..=255 => {
             if let Ok(vector) = u8::try_from(registers.vector) {

@@ -10,6 +10,9 @@
 //!
 //! Not here: who may read, and what happens to a VM whose share is full: the policy says so.
 
+#[cfg(feature = "recount")]
+mod recount;
+
 use alloc::boxed::Box;
 use alloc::vec;
 
@@ -236,9 +239,13 @@ impl Log {
             return Outcome::Full;
         };
         if source.unsent >= source.share {
+            #[cfg(feature = "recount")]
+            recount::note(&event, 0, count);
             source.lost = source.lost.saturating_add(count);
             return Outcome::Full;
         }
+        #[cfg(feature = "recount")]
+        recount::note(&event, count, 0);
         source.unsent = source.unsent.saturating_add(1);
         let lost = core::mem::take(&mut source.lost);
         let number = |vm: Option<VmId>| vm.map_or(NOBODY, |vm| vm.0);

@@ -9,6 +9,8 @@
     reason = "a fake for tests: out of range is the test's failure"
 )]
 
+pub mod space;
+
 use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -81,22 +83,26 @@ impl FakeMemory {
 }
 
 impl TableMemory for FakeMemory {
+    #[inline]
     fn load(&self, frame: Mfn, word: usize) -> u64 {
         let frames = self.frames.borrow();
         let (words, _) = frames[index(frame.0)].as_chunks::<8>();
         u64::from_le_bytes(words[word])
     }
 
+    #[inline]
     fn store(&self, table: Mfn, word: usize, entry: ValidEntry) {
         let old = self.load(table, word);
         self.write(table, word * 8, &entry.bits().to_le_bytes());
         self.stores.borrow_mut().push(Store { table, index: word, old, new: entry.bits() });
     }
 
+    #[inline]
     fn clear(&self, frame: Mfn) {
         self.frames.borrow_mut()[index(frame.0)].fill(0);
     }
 
+    #[inline]
     fn write(&self, frame: Mfn, offset: usize, bytes: &[u8]) {
         let mut frames = self.frames.borrow_mut();
         frames[index(frame.0)][offset..offset + bytes.len()].copy_from_slice(bytes);

@@ -31,15 +31,27 @@ pub use record::{Class, Kind, MAX_REFERENCES, NUMBER_END};
 #[derive(Debug)]
 pub struct FrameTable<'a> {
     records: &'a [AtomicU64],
-    /// Where the next search for unaligned frames starts: a hint only.
-    rover: AtomicU64,
+}
+
+/// How far a search for frames has come, kept by who searches: no search shows in another one.
+#[derive(Debug, Clone, Copy)]
+pub struct Search {
+    /// The frame to look at next.
+    next: u64,
+    /// How many frames it may still look at before it has to stop. The run that it is at is ended.
+    pub budget: u64,
+}
+
+impl Search {
+    /// A search of the whole table in one go.
+    pub const START: Search = Search { next: 1, budget: u64::MAX };
 }
 
 impl<'a> FrameTable<'a> {
     /// A table over records that are all zero: every frame is reserved.
     #[must_use]
     pub const fn new(records: &'a [AtomicU64]) -> FrameTable<'a> {
-        FrameTable { records, rover: AtomicU64::new(1) }
+        FrameTable { records }
     }
 
     /// Frames that the table covers.
@@ -69,40 +81,43 @@ impl<'a> FrameTable<'a> {
     /// Takes the first run of `count` frames of class `from` whose start is a multiple of
     /// `alignment`, or nothing. The first gets the number `number`, those behind it the numbers that
     /// follow.
-    pub fn claim_run(&self, from: Class, to: Class, number: u64, (count, alignment): (u64, u64)) -> Option<Mfn> {
-        let hint = if alignment > 1 { 1 } else { self.rover.load(Ordering::Relaxed) };
-        let mut starts = [hint, 1].into_iter();
-        let first = starts.find_map(|start| self.claim_behind(start, (from, to), number, (count, alignment)))?;
-        if alignment <= 1 {
-            self.rover.store(first.wrapping_add(count), Ordering::Relaxed);
-        }
-        Some(Mfn(first))
+    #[must_use]
+    pub fn claim_run(&self, from: Class, to: Class, number: u64, run: (u64, u64)) -> Option<Mfn> {
+        self.claim_next(&mut { Search::START }, (from, to), number, run).ok().flatten()
     }
 
-    /// Searches from frame `start` on.
-    fn claim_behind(
+    /// Does the same from where a search stands, until it may look no further: then the answer is
+    /// nothing, and the next call goes on.
+    ///
+    /// # Errors
+    /// [`Status::QuotaExceeded`] when the search is at the end of the table.
+    pub fn claim_next(
         &self,
-        start: u64,
+        search: &mut Search,
         (from, to): (Class, Class),
         number: u64,
         (count, alignment): (u64, u64),
-    ) -> Option<u64> {
-        let mut candidate = start.checked_next_multiple_of(alignment)?;
-        while candidate.checked_add(count)? <= self.frames() {
-            let frame = |offset| Mfn(candidate.wrapping_add(offset));
+    ) -> Result<Option<Mfn>, Status> {
+        let full = Status::QuotaExceeded;
+        while search.budget > 0 {
+            let first = search.next.checked_next_multiple_of(alignment).ok_or(full)?;
+            let end = first.checked_add(count).filter(|end| *end <= self.frames()).ok_or(full)?;
+            let frame = |offset| Mfn(first.wrapping_add(offset));
             let take = |offset: &u64| self.change(frame(*offset), from, to, number.wrapping_add(*offset)).is_ok();
             let taken = wide((0..count).take_while(take).count());
+            search.budget = search.budget.saturating_sub(taken).saturating_sub(1);
             if taken == count {
-                return Some(candidate);
+                search.next = end;
+                return Ok(Some(Mfn(first)));
             }
             // An obstacle, or another CPU was faster: look again behind it.
             for offset in 0..taken {
                 let returned = self.change(frame(offset), to, from, 0);
                 debug_assert!(returned.is_ok(), "taken just now");
             }
-            candidate = candidate.checked_add(taken)?.checked_add(1)?.checked_next_multiple_of(alignment)?;
+            search.next = frame(taken).0.wrapping_add(1);
         }
-        None
+        Ok(None)
     }
 
     /// Gives a frame to another class, with a number. It must be of class `from` and unreferenced.
@@ -155,6 +170,7 @@ impl<'a> FrameTable<'a> {
 
     /// Frees those of the next `count` frames from `from` on that the teardown of a VM left. Where to
     /// go on; nothing when the table is at its end.
+    #[must_use]
     pub fn free_remains(&self, vm: VmId, from: Mfn, count: u64) -> Option<Mfn> {
         let end = from.0.saturating_add(count).min(self.frames());
         for frame in from.0..end {
@@ -212,6 +228,8 @@ impl<'a> FrameTable<'a> {
         next: impl Fn(Record) -> Result<Record, Status>,
     ) -> Result<Record, Status> {
         let slot = self.records.get(index(frame.0)).ok_or(Status::InvalidArgument)?;
+        #[cfg(test)]
+        tests::look();
         loop {
             let record = Record(slot.load(Ordering::Acquire));
             if !record.is(class) {

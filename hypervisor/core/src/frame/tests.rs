@@ -1,5 +1,5 @@
 use super::record::Record;
-use super::{Class, FrameTable, Kind, MAX_REFERENCES};
+use super::{Class, FrameTable, Kind, MAX_REFERENCES, Search};
 use crate::addr::Mfn;
 use crate::fakes::{free_table, records};
 use core::sync::atomic::Ordering;
@@ -18,6 +18,16 @@ pub(crate) const KINDS: [Kind; 10] = [
     Kind::Kept,
     Kind::Paged,
 ];
+
+std::thread_local! {
+    /// Records that this test looked at to change them: the work of a search.
+    pub(crate) static LOOKS: core::cell::Cell<u64> = const { core::cell::Cell::new(0) };
+}
+
+/// Counts in [`LOOKS`].
+pub(super) fn look() {
+    LOOKS.set(LOOKS.get().wrapping_add(1));
+}
 
 /// For audits.
 impl FrameTable<'_> {
@@ -96,6 +106,36 @@ fn the_search_for_single_frames_comes_round_to_those_freed_behind_it() {
     table.change(Mfn(2), DATA, Class::FREE, 0).unwrap();
     assert_eq!(claim(&table, 0, 1, 1), Some(Mfn(2)));
     assert_eq!(claim(&table, 0, 1, 1), None);
+}
+
+#[test]
+fn a_search_stops_when_it_has_looked_enough_and_goes_on_where_it_stood() {
+    let records = records(4096);
+    let table = free_table(&records);
+    // Every run of 512 but the last has its obstacle at the end, so that it is taken and given back.
+    (1..7).for_each(|run| table.reserve(Mfn(run * 512 + 511)..Mfn(run * 512 + 512)));
+    for budget in [1, 5, 511, 512, 513, 2000, u64::MAX] {
+        let mut search = Search::START;
+        let mut calls = 0;
+        let found = loop {
+            search.budget = budget;
+            let before = LOOKS.get();
+            let found = table.claim_next(&mut search, (Class::FREE, DATA), 9, (512, 512));
+            calls += 1;
+            // What was taken in vain is given back.
+            assert!(LOOKS.get().wrapping_sub(before) <= 2 * budget.min(4096).saturating_add(512));
+            if found != Ok(None) {
+                break found;
+            }
+        };
+        assert_eq!(found, Ok(Some(Mfn(7 * 512))));
+        assert_eq!(calls, 6 / budget.div_ceil(512) + 1);
+        assert_eq!(table.count(DATA), 512);
+        search.budget = budget;
+        let end = table.claim_next(&mut search, (Class::FREE, DATA), 9, (512, 512));
+        assert_eq!(end, Err(Status::QuotaExceeded));
+        (0..512).for_each(|offset| table.change(Mfn(7 * 512 + offset), DATA, Class::FREE, 0).unwrap());
+    }
 }
 
 #[test]

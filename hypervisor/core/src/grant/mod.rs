@@ -10,9 +10,9 @@
 //! slot). Every use by another VM takes a [`Permit`], and absent, foreign and refused answer alike.
 //!
 //! Races: map and unmap hold the mapper's memory lock from begin to finish. Revoke takes no memory
-//! lock for begin, then the mapper's to take the page out (only a grant leaf of `machine` at that
-//! place: it may be gone already), then calls finish. A map that was under way in between learns of
-//! it from [`GrantTable::finish_map`].
+//! lock for begin, then the mapper's to take the page out (only what [`Change::shown`] says at that
+//! place: it may be gone already, and a page of another grant be there), then calls finish. A map that
+//! was under way in between learns of it from [`GrantTable::finish_map`].
 
 use alloc::boxed::Box;
 use alloc::vec;
@@ -26,10 +26,11 @@ use crate::policy::{Operation, Permit};
 
 /// Bits of a reference that number the slot; the others are its generation.
 const SLOT_BITS: u32 = limit::GRANTS.trailing_zeros();
-const _: () = assert!(limit::GRANTS.is_power_of_two());
+// A page's tag numbers the slot.
+const _: () = assert!(limit::GRANTS.is_power_of_two() && SLOT_BITS <= u8::BITS);
 
 /// Where a mapper put a granted frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Place {
     /// The mapper's space.
     pub space: SpaceId,
@@ -51,6 +52,15 @@ pub struct Change {
     pub place: Option<Place>,
 }
 
+impl Change {
+    /// What a page of the grant shows: the frame, and the grant's number as the page's tag.
+    #[must_use]
+    pub const fn shown(&self) -> (Mfn, u8) {
+        let [slot, ..] = self.grant.0.to_le_bytes();
+        (self.machine, slot)
+    }
+}
+
 /// What came of an attempt to map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Attempt {
@@ -61,7 +71,7 @@ pub enum Attempt {
 }
 
 /// One grant.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Grant {
     peer: VmId,
     machine: Mfn,
@@ -75,7 +85,7 @@ struct Grant {
 }
 
 /// A place in the table.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 struct Slot {
     generation: u32,
     grant: Option<Grant>,

@@ -3,29 +3,11 @@
 use protocol::xen::Errno;
 
 use super::{GuestTables, Paging};
+use crate::abi::xen::descriptor::sanitise;
 use crate::addr::Mfn;
 use crate::addr::convert::index;
 use crate::frame::typed::{Dropped, Type};
 use crate::space::Machine;
-
-/// Bit 47: the descriptor counts.
-const PRESENT: u64 = 1 << 47;
-/// Bits 45 and 46: from which ring it can be used; 3 for every one that a guest writes.
-const RING: u64 = 3 << 45;
-/// Bit 44: code or data.
-const SEGMENT: u64 = 1 << 44;
-/// Bits 40 to 43: what it is, if neither.
-const SYSTEM_TYPE: u64 = 15 << 40;
-
-/// What stands in a table when a guest wrote a descriptor. Nothing for gates, task states and local
-/// tables: through these one gets into ring 0. Type 0 is none of them.
-pub(super) const fn acceptable(descriptor: u64) -> Option<u64> {
-    if descriptor & PRESENT == 0 {
-        return Some(descriptor);
-    }
-    let is_harmless = descriptor & SEGMENT != 0 || descriptor & SYSTEM_TYPE == 0;
-    if is_harmless { Some(descriptor | RING) } else { None }
-}
 
 impl Paging {
     /// Takes a reference to a frame of a descriptor table. As for [`Paging::take_writable`], drain first.
@@ -37,7 +19,7 @@ impl Paging {
         let is_first = self.references.take(machine, frame, Type::Descriptors).map_err(|_| Errno::Invalid)?;
         for entry in (0..512).filter(|_| is_first) {
             let word = machine.tables.load(frame, entry);
-            match acceptable(word) {
+            match sanitise(word) {
                 Some(checked) if checked == word => {}
                 Some(checked) => machine.tables.store_word(frame, entry, checked),
                 None => {
@@ -68,7 +50,7 @@ impl Paging {
         address: u64,
         descriptor: u64,
     ) -> Result<(), Errno> {
-        let checked = acceptable(descriptor).filter(|_| address.is_multiple_of(8)).ok_or(Errno::Invalid)?;
+        let checked = sanitise(descriptor).filter(|_| address.is_multiple_of(8)).ok_or(Errno::Invalid)?;
         let (frame, entry) = (Mfn(address >> 12), index((address >> 3) & 511));
         let used = machine.frames.typed(frame, self.references.class).ok_or(Errno::Invalid)?;
         if used.current() == Type::Descriptors {

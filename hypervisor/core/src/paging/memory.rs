@@ -18,10 +18,10 @@ impl Paging {
         machine.frames.typed(frame, self.references.class).is_some()
     }
 
-    /// Frames that the VM can still have.
+    /// Frames of memory that the guest gave back: so many it can have again.
     #[must_use]
-    pub const fn pool_frames(&self) -> u64 {
-        self.pool.free()
+    pub const fn released(&self) -> u64 {
+        self.released
     }
 
     /// Adds a frame of a class to those that the VM can have. Nothing refers to it; it is cleared here.
@@ -63,20 +63,25 @@ impl Paging {
         self.references.flush(machine);
         self.set_m2p(machine, frame, M2P_INVALID)?;
         self.give(machine, frame, self.references.class).map_err(|_| Errno::Busy)?;
+        self.released = self.released.saturating_add(1);
         Ok(Progress::Done(()))
     }
 
     /// The call `memory_op`, populate, for one frame.
     ///
     /// # Errors
-    /// `NoMemory` when the VM has none left, `Invalid` when the list has no place for the frame.
+    /// `NoMemory` when the guest has all its memory, `Invalid` when the list has no place for the frame.
     pub fn populate(&mut self, machine: Machine<'_, impl GuestTables>, guest_frame: u64) -> Result<Mfn, Errno> {
         let class = self.references.class;
+        // What else the pool has is for the hypervisor.
+        let left = self.released.checked_sub(1).ok_or(Errno::NoMemory)?;
         let frame = self.pool.take(machine.frames, class, 0).map_err(|_| Errno::NoMemory)?;
         let listed = self.set_m2p(machine, frame, guest_frame);
         if listed.is_err() {
             let given = self.pool.give(machine.frames, frame, class);
             debug_assert!(given.is_ok(), "nobody saw it");
+        } else {
+            self.released = left;
         }
         listed.map(|()| frame)
     }

@@ -104,6 +104,8 @@ pub struct Paging {
     references: References,
     roots: Roots,
     pool: Pool,
+    /// Frames of memory that the guest gave back, and did not ask for again.
+    released: u64,
     job: Option<Job>,
     /// For each vCPU the result of a validation that it started and somebody else finished.
     held: [Option<Held>; VCPUS],
@@ -133,6 +135,7 @@ impl Paging {
             references: References { class: Class::new(Some(vm), Kind::Paged), stale: false },
             roots: Roots { slots, list: m2p },
             pool: Pool::new(vm),
+            released: 0,
             job: None,
             held: [None; VCPUS],
             work: WORK,
@@ -150,6 +153,11 @@ impl Paging {
     pub fn drain(&mut self, machine: Machine<'_, impl GuestTables>) -> Progress<()> {
         let mut work = self.work;
         if self.settle(machine, &mut work) { Progress::Done(()) } else { Progress::Again }
+    }
+
+    /// Has every CPU forget what was removed from the page tables.
+    pub fn flush(&mut self, machine: Machine<'_, impl GuestTables>) {
+        self.references.flush(machine);
     }
 
     /// The call `mmuext_op`, pin: the frame becomes and stays a page table.

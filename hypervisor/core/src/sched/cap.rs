@@ -8,7 +8,7 @@ pub(super) const PERIOD: u64 = 100_000_000;
 const LEAST: i64 = 50_000;
 
 /// The budget of one VM.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Cap {
     budget: i64,
     /// What is neither used nor reserved; below 0 as far as it was overdrawn.

@@ -47,7 +47,7 @@ pub struct VcpuKey {
 }
 
 /// What a vCPU does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RunState {
     /// Nothing, until it is started.
     Stopped,
@@ -60,7 +60,7 @@ pub enum RunState {
 }
 
 /// CPU time of a vCPU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Usage {
     /// Nanoseconds that it ran.
     pub run_time_ns: u64,
@@ -112,7 +112,7 @@ enum Purpose {
 }
 
 /// A vCPU as the scheduler sees it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Vcpu {
     state: RunState,
     /// It stops when it leaves its CPU.
@@ -153,7 +153,7 @@ impl Vcpu {
 }
 
 /// A VM as the scheduler sees it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Vm {
     vcpus: [Vcpu; VCPUS],
     /// How many there are; 0 when there is no such VM.
@@ -176,7 +176,7 @@ impl Vm {
 }
 
 /// A CPU as the scheduler sees it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Cpu {
     current: Option<VcpuKey>,
     /// When the current quantum began, and its length, which was charged in advance.
@@ -213,7 +213,7 @@ impl Cpu {
 }
 
 /// The scheduler of all CPUs.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Scheduler {
     vms: Box<[Vm]>,
     cpus: Box<[Cpu]>,
@@ -309,11 +309,11 @@ impl Scheduler {
     /// Stops a vCPU, and drops its timer and its kick.
     ///
     /// # Errors
-    /// `NotFound` without such a vCPU, `WrongState` when it is stopped or stopping.
+    /// `NotFound` without such a vCPU, `WrongState` when it is stopped: has left its CPU, as for `start`.
     pub fn stop(&mut self, key: VcpuKey) -> Result<Stop, Status> {
         let on = self.cpu_of(key);
         let vcpu = self.vcpu_mut(key).ok_or(Status::NotFound)?;
-        if vcpu.state == RunState::Stopped || vcpu.stopping {
+        if vcpu.state == RunState::Stopped {
             return Err(Status::WrongState);
         }
         if let Some(cpu) = on {
@@ -362,7 +362,7 @@ impl Scheduler {
     /// `NotFound` without such a vCPU, `WrongState` when it is stopped.
     pub fn kick(&mut self, key: VcpuKey, now: u64) -> Result<Option<CpuId>, Status> {
         let vcpu = self.vcpu_mut(key).ok_or(Status::NotFound)?;
-        if vcpu.state == RunState::Stopped || vcpu.stopping {
+        if vcpu.state == RunState::Stopped {
             return Err(Status::WrongState);
         }
         if vcpu.state == RunState::Blocked {

@@ -40,16 +40,17 @@ impl Memory {
         Ok(())
     }
 
-    /// Takes a granted frame out of the page where [`Memory::install_grant`] put it.
+    /// Takes a granted frame out of the page where [`Memory::install_grant`] put it with that tag: another
+    /// grant of the same frame may be there by now.
     ///
     /// # Errors
-    /// [`Status::NotMapped`] when that frame is not there; nothing changed.
+    /// [`Status::NotMapped`] when that grant is not there; nothing changed.
     pub fn remove_grant(
         &mut self,
         machine: Machine<'_, impl TableMemory>,
         space: SpaceId,
         address: GuestVirt,
-        expected: Mfn,
+        (frame, tag): (Mfn, u8),
     ) -> Result<FlushOwed, Status> {
         // The space that a page of the kernel half was mapped through may be gone; the page is not.
         let space = if address.is_kernel_half() { SpaceId::FIRST } else { space };
@@ -59,7 +60,7 @@ impl Memory {
         };
         let slot = slot(address.0, 1);
         match Leaf::of(machine.tables.load(table, slot)) {
-            Some(leaf) if leaf.is_grant() && leaf.frame() == expected => {}
+            Some(leaf) if leaf.kind() == LeafKind::Grant(tag) && leaf.frame() == frame => {}
             _ => return Err(Status::NotMapped),
         }
         machine.tables.store(table, slot, ValidEntry::NONE);

@@ -41,7 +41,7 @@ pub use entry::ValidEntry;
 pub use flush::{Flush, FlushOwed};
 pub use list::FrameList;
 #[cfg(feature = "recount")]
-pub use recount::{Recount, Wrong};
+pub use recount::{Recount, Wrong, holds, leaked, unused};
 pub use spaces::Roots;
 pub use teardown::{Remains, Teardown};
 

@@ -22,6 +22,8 @@ pub struct Recount<'a> {
     words: &'a mut [u64],
     /// Pages found that show granted frames.
     pub grants: u64,
+    /// Pages found at all; a large one counts as its small ones.
+    pub pages: u64,
 }
 
 impl<'a> Recount<'a> {
@@ -29,7 +31,7 @@ impl<'a> Recount<'a> {
     #[must_use]
     pub fn begin(words: &'a mut [u64]) -> Recount<'a> {
         words.fill(0);
-        Recount { words, grants: 0 }
+        Recount { words, grants: 0, pages: 0 }
     }
 
     /// Notes what a frame is.
@@ -101,6 +103,39 @@ impl<'a> Recount<'a> {
     }
 }
 
+/// The frames that nobody has.
+pub fn unused<'f>(frames: &'f FrameTable<'_>) -> impl Iterator<Item = Mfn> + 'f {
+    (0..frames.frames()).map(Mfn).filter(|frame| frames.raw(*frame).2 == Kind::Free)
+}
+
+/// Where a guest can read a half of a word, the upper (`SHIFT` 32) or the lower one (0), that is `pattern`, which fills
+/// what the hypervisor alone has: the frame, the word in it and what stands there. Millions of words are looked at: hence
+/// one half at a time, in a plain loop.
+pub fn leaked<const SHIFT: u32>(machine: Machine<'_, impl TableMemory>, pattern: u32) -> Option<(Mfn, usize, u64)> {
+    let pattern = u64::from(pattern) << SHIFT;
+    let half = 0xffff_ffff << SHIFT;
+    (0..machine.frames.frames()).map(Mfn).find_map(|frame| {
+        let (_, _, kind) = machine.frames.raw(frame);
+        if ![Kind::Data, Kind::Shared, Kind::Channel].contains(&kind) {
+            return None;
+        }
+        for at in 0..512 {
+            let word = machine.tables.load(frame, at);
+            if word & half == pattern {
+                return Some((frame, at, word));
+            }
+        }
+        None
+    })
+}
+
+/// Whether either half of a word is the pattern.
+#[must_use]
+pub fn holds(word: u64, pattern: u32) -> bool {
+    let pattern = u64::from(pattern);
+    word & 0xffff_ffff == pattern || word >> 32 == pattern
+}
+
 impl Memory {
     /// Notes every frame of the VM, and each reference that its tables and vCPU pages make.
     ///
@@ -165,11 +200,10 @@ impl Memory {
         let Some(leaf) = Leaf::of(word) else {
             return Ok(());
         };
+        let frames = if level > 1 { LARGE_PAGE_FRAMES } else { 1 };
+        all.pages = all.pages.saturating_add(frames);
         match leaf.kind() {
-            LeafKind::Own => {
-                let frames = if level > 1 { LARGE_PAGE_FRAMES } else { 1 };
-                (0..frames).try_for_each(|offset| all.refer(leaf.frame().offset(offset), self.list.data))
-            }
+            LeafKind::Own => (0..frames).try_for_each(|offset| all.refer(leaf.frame().offset(offset), self.list.data)),
             LeafKind::Special => Ok(()),
             LeafKind::Grant(_) => {
                 all.grants = all.grants.saturating_add(1);

@@ -11,9 +11,9 @@ use super::{Machine, Memory, TableMemory, index_of};
 use crate::addr::Mfn;
 use crate::addr::convert::index;
 
-/// Work of one step of taking a space apart, in units of about ten instructions. More than a walk to
+/// Work of one step of taking a space apart, in units of up to 25 instructions. More than a walk to
 /// the last entry needs, so that every step gets on.
-const WORK: u64 = 4096;
+const WORK: u64 = 2560;
 const _: () = assert!(WORK > 4 * 512);
 /// What it costs to take a table.
 const TABLE_WORK: u64 = 64;

@@ -37,7 +37,7 @@ pub(super) fn on_system_call(registers: &mut Registers) {
         finish(cpu, registers);
     }
     #[cfg(feature = "recount")]
-    super::recount::leave(vector, number);
+    super::recount::leave(registers, vector, number);
 }
 
 /// A guest was interrupted or took an exception.
@@ -71,7 +71,7 @@ pub(super) fn on_trap(registers: &mut Registers) {
         finish(cpu, registers);
     }
     #[cfg(feature = "recount")]
-    super::recount::leave(vector, number);
+    super::recount::leave(registers, vector, number);
 }
 
 /// An interrupt arrived, in a guest or while waiting for one.
@@ -125,7 +125,7 @@ fn finish(cpu: &'static Cpu, registers: &mut Registers) {
 /// Runs the first guest of this CPU.
 pub(super) fn start(cpu: &'static Cpu) -> ! {
     #[cfg(feature = "recount")]
-    hv_arch::local::paint_stack();
+    hv_arch::local::paint_stack(usize::MAX);
     let mut registers = Registers::ZERO;
     schedule(cpu, &mut registers);
     finish(cpu, &mut registers);
@@ -136,7 +136,10 @@ pub(super) fn start(cpu: &'static Cpu) -> ! {
 fn schedule(cpu: &'static Cpu, registers: &mut Registers) {
     if !cpu.slot.is_over() {
         fire_timers(cpu);
-        teardown::step(cpu);
+        // Not when a timer woke somebody here, since then this comes again: one step in a stay is enough.
+        if !cpu.has_work() {
+            teardown::step(cpu);
+        }
     }
     let previous = cpu.current();
     // Held until the registers are saved: whoever is given the vCPU next waits for that.
@@ -307,9 +310,11 @@ pub(super) fn key(vcpu: &Vcpu) -> VcpuKey {
     VcpuKey { vm: vcpu.vm().id, vcpu: vcpu.id }
 }
 
-/// Wakes a vCPU that sleeps.
+/// Wakes a vCPU that sleeps and has an event. Looked at under the lock of `block`: it may have taken the event
+/// and gone to sleep anew before its sender came here, and no sleep ends for nothing.
 pub(super) fn wake(vcpu: &Vcpu) {
-    let on = vcpu.vm().partition().scheduler.lock().wake(key(vcpu), now(cpu::own()));
+    let scheduler = Some(vcpu.vm().partition().scheduler.lock()).filter(|_| vcpu.page().has_pending());
+    let on = scheduler.and_then(|mut scheduler| scheduler.wake(key(vcpu), now(cpu::own())));
     if let Some(on) = on {
         interrupt(on);
     }

@@ -55,12 +55,12 @@ pub(super) fn main(boot: &'static BootInfo) -> ! {
     timer::start(features, apic_clock);
     let machine = set_up(boot, (features, gate), apic_clock, memory, image);
     audit::begin();
+    #[cfg(feature = "recount")]
+    super::recount::start();
     build_all(machine);
     start_processors(boot, machine);
     route_serial(boot);
     announce(boot, machine);
-    #[cfg(feature = "recount")]
-    super::recount::start();
     heap::seal();
     run::start(super::cpu::own())
 }
@@ -283,27 +283,16 @@ fn build_all(machine: &'static Machine) {
             domain.build(vm);
             continue;
         }
-        let mut builder = match builder(vm, Origin::Free) {
-            Ok(builder) => builder,
-            Err(error) => boot::refuse(format_args!("VM {} cannot be built: {error}", vm.name())),
-        };
-        loop {
-            match builder.step(machine.memory()) {
-                Ok(Build::Again) => {}
-                Ok(Build::Done) => break,
-                Err(error) => boot::refuse(format_args!("VM {} cannot be built: {error}", vm.name())),
-            }
-        }
+        let mut builder = builder(vm, Origin::Free);
+        let refused = |error| boot::refuse(format_args!("VM {} cannot be built: {error}", vm.name()));
+        while builder.step(machine.memory()).unwrap_or_else(refused) == Build::Again {}
         launch(vm, builder.finish());
     }
 }
 
 /// A builder for a VM.
-///
-/// # Errors
-/// Those of [`Builder::new`].
-pub(super) fn builder(vm: &'static Vm, origin: Origin) -> Result<Builder<'static>, hv_core::vm::Problem> {
-    Builder::new(machine().memory(), source(vm, origin))
+pub(super) fn builder(vm: &'static Vm, origin: Origin) -> Builder<'static> {
+    Builder::new(source(vm, origin))
 }
 
 /// What a VM is built from.

@@ -2,7 +2,7 @@
 
 use hv_core::addr::Mfn;
 use hv_core::sched::Stop;
-use hv_core::space::{Remains, Teardown};
+use hv_core::space::Teardown;
 use hv_core::vm::{Build, Builder, Origin};
 use protocol::{GrantRef, Status, VmId};
 
@@ -30,9 +30,7 @@ pub(super) fn stop_all(vm: &Vm) {
 pub(super) enum Stage {
     /// Nothing.
     Idle,
-    /// A VM is to be built again from what is left.
-    Rebuild(Remains),
-    /// A VM is being built again.
+    /// A VM is being built again from what is left.
     Building(Builder<'static>),
     /// Its frames become free, from this one on.
     Free(Mfn),
@@ -50,22 +48,21 @@ impl Working {
     pub(super) const IDLE: Working = Working { stage: Stage::Idle, vm: VmId(0) };
 }
 
-/// The longest step in nanoseconds, and what each frame of the machine adds when one is searched for. None
-/// that may be too long for the rest of a slot is begun.
+/// The longest step in nanoseconds, and as much again: the emulator measures up to 64,000 instructions, and
+/// no step grows with the machine's memory or the VM's. None that may be too long for the rest of a slot is begun.
 const STEP_NS: u64 = 150_000;
-/// See [`STEP_NS`].
-const STEP_NS_PER_FRAME: u64 = 20;
 /// Frames that one step looks at.
 const STEP_FRAMES: u64 = 2048;
 
 /// Does one step for a VM that has ended and whose time it is. Answers whether there was anything to do.
 pub(super) fn step(cpu: &Cpu) -> bool {
     let partition = cpu.partition();
-    if partition.ending.load(Ordering::SeqCst) == 0 {
+    // To report that the VM which runs here has died took long enough.
+    let has_died = || cpu.current().is_some_and(|vcpu| *vcpu.vm().life.lock() != Life::Live);
+    if partition.ending.load(Ordering::SeqCst) == 0 || has_died() {
         return false;
     }
-    let longest = machine().frames.frames().saturating_mul(STEP_NS_PER_FRAME).saturating_add(STEP_NS);
-    if run::now(cpu).saturating_add(longest) > cpu.slot.end() {
+    if run::now(cpu).saturating_add(STEP_NS) > cpu.slot.end() {
         return false;
     }
     let Some(mut working) = partition.working.try_lock() else {
@@ -118,7 +115,7 @@ fn step_of(vm: &'static Vm, working: &mut Working, after: After) -> bool {
     for owner in machine().vms.iter().filter(|owner| owner.partition == vm.partition) {
         let mapped = || owner.grants.lock().any_mapped_by(vm.id);
         while let Some(unmapping) = mapped() {
-            take_out(vm, &mut memory, unmapping.place, unmapping.machine);
+            take_out(vm, &mut memory, unmapping.place, unmapping.shown());
             owner.grants.lock().finish_unmap(unmapping);
         }
     }
@@ -129,7 +126,7 @@ fn step_of(vm: &'static Vm, working: &mut Working, after: After) -> bool {
             vm.replace_memory(None);
             working.vm = vm.id;
             working.stage = match after {
-                After::Restart => Stage::Rebuild(remains),
+                After::Restart => Stage::Building(start::builder(vm, Origin::Kept(remains))),
                 After::Nothing => Stage::Free(Mfn(0)),
             };
             true
@@ -142,17 +139,14 @@ fn step_of(vm: &'static Vm, working: &mut Working, after: After) -> bool {
 fn finish(vm: &'static Vm, working: &mut Working, after: After) -> bool {
     match core::mem::replace(&mut working.stage, Stage::Idle) {
         Stage::Idle => super::panic::broken("V2", "an ending VM has no memory"),
-        Stage::Rebuild(remains) => {
-            let begun = start::builder(vm, Origin::Kept(remains));
-            working.stage = Stage::Building(begun.unwrap_or_else(|_| cannot_fail()));
-        }
         Stage::Building(mut builder) => match builder.step(machine().memory()) {
             Ok(Build::Again) => working.stage = Stage::Building(builder),
             Ok(Build::Done) => {
                 start::launch(vm, builder.finish());
                 end(vm, after, Life::Live);
             }
-            Err(_) => cannot_fail(),
+            // Building from kept frames needs what building the first time needed.
+            Err(_) => super::panic::broken("F5", "a VM could not be built again from its own frames"),
         },
         Stage::Free(next) => match machine().frames.free_remains(vm.id, next, STEP_FRAMES) {
             Some(next) => working.stage = Stage::Free(next),
@@ -173,11 +167,6 @@ fn end(vm: &Vm, after: After, next: Life) {
     super::recount::run();
 }
 
-/// Building from kept frames needs what building the first time needed.
-fn cannot_fail() -> ! {
-    super::panic::broken("F5", "a VM could not be built again from its own frames")
-}
-
 /// Ends a grant of a VM: nobody reaches the frame any more when this returns.
 ///
 /// # Errors
@@ -187,7 +176,7 @@ pub(super) fn revoke(vm: &Vm, grant: GrantRef) -> Result<(), Status> {
     if let Some(peer) = machine().vm(revoking.peer).filter(|_| revoking.place.is_some())
         && let Ok(mut memory) = peer.memory()
     {
-        take_out(peer, &mut memory, revoking.place, revoking.machine);
+        take_out(peer, &mut memory, revoking.place, revoking.shown());
     }
     if let Ok(mut memory) = vm.memory() {
         memory.unpin(machine().memory(), revoking.machine);

@@ -15,6 +15,7 @@ use crate::error::{Context, Exit, Failure};
 use crate::host::fetch;
 use crate::qemu::{Boot, Machine, Program};
 use crate::session::{self, Goal, JsonView, Outcome, TerminalView, View};
+use crate::system::processor::warnings;
 use crate::term;
 
 /// Arguments of `run`.
@@ -73,6 +74,7 @@ pub fn run(options: &Options) -> Result<Exit, Failure> {
     };
     let (of_vm, of_machine) = if xen::is_alone(&system) { (options.mem, None) } else { (None, options.mem) };
     xen::change(&mut system, &options.xen, of_vm)?;
+    warnings(&system).iter().for_each(|warning| eprintln!("{warning}"));
     let program = fetch::ready()?;
     let mut builder = Builder::new(profile(options.debug));
     eprintln!("xtask: building {}", system.name);

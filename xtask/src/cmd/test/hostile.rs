@@ -4,9 +4,12 @@
 use std::collections::BTreeMap;
 
 use hostile_catalogue::{Group, ROWS};
+use protocol::audit::AuditKind;
+use protocol::shared::AuditRecord;
 
 use super::guest::{explain, judge, run_system};
 use super::{Bench, Case, Verdict};
+use crate::cmd::noninterference::{Options, Which, compare};
 use crate::cmd::{load, system_names};
 use crate::error::Failure;
 use crate::session::Outcome;
@@ -19,6 +22,12 @@ pub fn is_hostile(name: &str) -> bool {
 
 /// Distinct attacks that must be withstood at least.
 const LEAST: usize = 120;
+
+/// Instructions that ring 0 may keep the CPU for at most. A step of any work takes up to 64,000. Only the death of
+/// a VM takes more than the 100,000 of the design: its report (81,000: text, and a record with all that is known),
+/// the record of it in the chain of the audit log (35,000), and the choice of who runs next. The strict profile
+/// leaves 200,000 free at the end of a slot, so that what begins in a slot ends in it.
+const LONGEST_STAY: u64 = 150_000;
 
 /// A test for each system and number of CPUs, and one that counts.
 pub fn cases() -> Result<Vec<Case>, Failure> {
@@ -36,6 +45,15 @@ pub fn cases() -> Result<Vec<Case>, Failure> {
         }
     }
     cases.push(Case::new("hostile/all attacks", |bench| count(&bench.attacks)));
+    for (what, options) in [
+        ("strict: none can be told apart", Options::short(Which::Strict, 8)),
+        ("shared: they can, the control", Options::short(Which::Shared, 2)),
+    ] {
+        let run = move |bench: &mut Bench| {
+            bench.emulator().and_then(|emulator| compare(&options, &mut bench.builder, emulator)).into()
+        };
+        cases.push(Case::new(format!("hostile/secrets, {what}"), run));
+    }
     Ok(cases)
 }
 
@@ -45,7 +63,11 @@ fn attack(bench: &mut Bench, system: &System, smp: u32) -> Verdict {
         Ok(outcome) => outcome,
         Err(failure) => return Verdict::Failed(0, 1, failure.message),
     };
-    let Attacks { withstood, wrong } = attacks(&outcome);
+    let Attacks { withstood, mut wrong } = attacks(&outcome);
+    let figures = figures(&outcome);
+    if system.test.as_ref().is_some_and(|test| test.recount && test.icount) {
+        wrong.extend(judge_stay(figures.as_deref()));
+    }
     let total = withstood.values().sum();
     for (id, times) in withstood {
         *bench.attacks.entry(id).or_default() += times;
@@ -53,8 +75,22 @@ fn attack(bench: &mut Bench, system: &System, smp: u32) -> Verdict {
     if !wrong.is_empty() {
         return Verdict::Failed(total, wrong.len(), explain(&wrong, &outcome));
     }
-    if let Some(figures) = figures(&outcome) {
-        println!("        {total} attacks; {figures}");
+    match figures {
+        // A test that does not wait for the machine's end does not see that line.
+        None if system.test.as_ref().is_some_and(|test| test.recount && test.exit.is_some()) => {
+            return Verdict::Failed(
+                total,
+                1,
+                explain(&["the hypervisor did not say what it measured".to_owned()], &outcome),
+            );
+        }
+        None => {}
+        Some(figures) => {
+            println!("        {total} attacks; {figures}");
+            if let Some(wrong) = unlike_the_log(&figures, &outcome.audit) {
+                return Verdict::Failed(total, 1, explain(&[wrong], &outcome));
+            }
+        }
     }
     match judge(Ok(outcome), system.test.as_ref()) {
         Verdict::Passed(_) => Verdict::Passed(total),
@@ -66,6 +102,30 @@ fn attack(bench: &mut Bench, system: &System, smp: u32) -> Verdict {
 fn figures(outcome: &Outcome) -> Option<String> {
     let line = outcome.transcript.iter().find_map(|line| line.strip_prefix("cloister: recount: "));
     line.map(str::to_owned)
+}
+
+/// The longest stay in ring 0 among the figures.
+fn longest_stay(figures: &str) -> Option<u64> {
+    figures.split_once("longest in ring 0 ")?.1.split(' ').next()?.parse().ok()
+}
+
+/// What is wrong with a run's figures, where time is counted in instructions.
+fn judge_stay(figures: Option<&str>) -> Option<String> {
+    match figures.and_then(longest_stay) {
+        None => Some("the hypervisor did not say how long ring 0 kept the CPU".to_owned()),
+        Some(stay) if stay > LONGEST_STAY => {
+            Some(format!("ring 0 kept the CPU for {stay} instructions, more than {LONGEST_STAY}: {}", figures?))
+        }
+        Some(_) => None,
+    }
+}
+
+/// Compares the refusals that the hypervisor counted beside its audit log with the records that came.
+fn unlike_the_log(figures: &str, records: &[AuditRecord]) -> Option<String> {
+    let is_denial = |record: &&AuditRecord| matches!(record.meaning(), Some(AuditKind::Denied | AuditKind::DeniedMore));
+    let came: u64 = records.iter().filter(is_denial).map(|record| record.count).sum();
+    let counted = figures.split("; ").find_map(|part| part.split_once(" refusals recorded")?.0.parse::<u64>().ok());
+    (counted != Some(came)).then(|| format!("records of {came} refusals came; the hypervisor says: {figures}"))
 }
 
 /// What a run's attacks came to.
@@ -139,7 +199,9 @@ fn count(withstood: &BTreeMap<String, usize>) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use super::attacks;
+    use super::{attacks, judge_stay, unlike_the_log};
+    use protocol::shared::AuditRecord;
+
     use crate::error::Exit;
     use crate::session::Outcome;
 
@@ -152,6 +214,25 @@ mod tests {
             console: Default::default(),
             audit: Default::default(),
             reset: false,
+        }
+    }
+
+    #[test]
+    fn ring_0_keeps_the_cpu_for_so_long_and_no_longer() {
+        let figures = |ticks| format!("3 times all frames agreed; longest in ring 0 {ticks} ticks (vector 6, rax 0x0)");
+        assert_eq!(judge_stay(Some(&figures(150_000))), None);
+        assert!(judge_stay(Some(&figures(150_001))).is_some());
+        assert!(judge_stay(Some("3 times all frames agreed")).is_some());
+        assert!(judge_stay(None).is_some());
+    }
+
+    #[test]
+    fn refusals_that_have_no_record_are_noticed() {
+        let record = |kind, count| AuditRecord { kind, count, ..AuditRecord::default() };
+        let records = [record(6, 1), record(2, 1), record(7, 30)];
+        assert_eq!(unlike_the_log("stack 1; 31 refusals recorded, 2 lost", &records), None);
+        for figures in ["stack 1; 32 refusals recorded, 0 lost", "31 refused"] {
+            assert!(unlike_the_log(figures, &records).is_some(), "{figures}");
         }
     }
 

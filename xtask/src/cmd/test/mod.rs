@@ -166,3 +166,38 @@ fn run_all(cases: Vec<Case>) -> Exit {
 fn indented(text: &str) -> String {
     text.lines().map(|line| format!("    | {line}\n")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::tree;
+
+    /// Names of tests and rows in a text, between backticks or not.
+    fn words(text: &str) -> impl Iterator<Item = &str> {
+        text.split(|c: char| !c.is_ascii_alphanumeric() && !"-/_:".contains(c))
+    }
+
+    #[test]
+    fn the_threat_model_names_tests_and_attacks_that_exist() {
+        let page = std::fs::read_to_string(tree::root().join("docs/security/threat-model.md")).unwrap_or_default();
+        let (Ok(guest), Ok(hostile)) = (super::guest::cases(), super::hostile::cases()) else {
+            panic!("the systems cannot be read");
+        };
+        let cases = [super::host::cases(), guest, super::damage::cases(), super::outside::cases(), hostile]
+            .into_iter()
+            .flatten()
+            .map(|case| case.name)
+            .collect::<Vec<_>>();
+        let mut claims = 0;
+        for word in words(&page) {
+            let is_test = ["guest/", "hostile/", "unit/"].iter().any(|suite| word.starts_with(suite));
+            if is_test {
+                claims += 1;
+                assert!(cases.iter().any(|case| case.starts_with(word)), "no test {word}");
+            }
+            let is_row = matches!(word.as_bytes(), [b'A'..=b'Z', b'A'..=b'Z', b'-', b'0'..=b'9', b'0'..=b'9']);
+            let is_known = hostile_catalogue::ROWS.iter().any(|row| row.id == word);
+            assert!(!is_row || is_known, "no attack {word}");
+        }
+        assert!(claims > 10, "{claims} tests named");
+    }
+}

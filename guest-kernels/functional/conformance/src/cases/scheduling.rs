@@ -184,6 +184,18 @@ fn kicks() -> Outcome {
     let end = in_long();
     record::make(Block { deadline: end })?;
     ensure!(time::now() < end, "slept over a kick");
+    // Two are as one, and are kept while the vCPU does other things.
+    record::make(VcpuKick { vcpu: own })?;
+    record::make(VcpuKick { vcpu: own })?;
+    let begin = time::now().0;
+    while time::now().0 < begin + 2_000_000 {
+        call::yield_cpu()?;
+    }
+    record::make(Block { deadline: end })?;
+    ensure!(time::now() < end, "slept over two kicks");
+    let short = Nanos(time::now().0 + 1_000_000);
+    record::make(Block { deadline: short })?;
+    ensure!(time::now() >= short, "the second of two kicks ended another block");
     ROUND.store(0, Ordering::SeqCst);
     FLAG.store(0, Ordering::SeqCst);
     scene::second(move || {

@@ -1,6 +1,5 @@
 //! Single cases.
 
-use super::super::descriptor::acceptable;
 use super::{
     CPU, FIRST, FREE, Fixture, HYPERVISORS, L, LIST, OTHERS, OWN, RO, RW, SHARED, TestMachine, current, entry, own,
     poke, typed,
@@ -293,11 +292,9 @@ fn frames_leave_and_come_clear_and_listed() {
         assert_eq!(paging.populate(machine, 77), Ok(SPARE));
         assert_eq!(machine.tables.load(Mfn(LIST[3]), 15), 77);
         assert!(paging.owns(machine, SPARE));
-        for _ in 0..4 {
-            assert!(paging.populate(machine, 1).is_ok());
-        }
+        // The pool has four more, which are no memory of the guest.
         assert_eq!(paging.populate(machine, 1), Err(Errno::NoMemory));
-        assert_eq!(machine.frames.count(OWN), 40 - FIRST + 1);
+        assert_eq!(machine.frames.count(OWN), 40 - FIRST + 1 - 4);
         assert_eq!(update(machine, &mut paging, (PAGE, 0), 3), DONE);
         assert_eq!(paging.update(machine, CPU, PAGE.0 << 12 | 1, 123), DONE);
         assert_eq!(machine.tables.load(Mfn(LIST[3]), 14), 123);
@@ -308,15 +305,13 @@ fn frames_leave_and_come_clear_and_listed() {
 #[test]
 fn descriptors_are_for_ring_3() {
     with(|machine, mut paging| {
-        let code = 0x00af_9b00_0000_ffff;
-        assert_eq!(acceptable(code), Some(code | 3 << 45));
-        assert_eq!(acceptable(0x0000_8200_0000_0000), None);
+        let code = 0x00af_9a00_0000_ffff;
         poke(machine, PAGE, 0, code);
         paging.take_descriptors(machine, PAGE).unwrap();
-        assert_eq!(machine.tables.load(PAGE, 0), code | 3 << 45);
+        assert_eq!(machine.tables.load(PAGE, 0), code | 3 << 45 | 1 << 40);
         assert_eq!(paging.take_writable(machine, PAGE), Err(Errno::Invalid));
         paging.update_descriptor(machine, PAGE.0 << 12 | 8, code).unwrap();
-        assert_eq!(machine.tables.load(PAGE, 1), code | 3 << 45);
+        assert_eq!(machine.tables.load(PAGE, 1), code | 3 << 45 | 1 << 40);
         assert_eq!(paging.update_descriptor(machine, PAGE.0 << 12 | 4, code), Err(Errno::Invalid));
         assert_eq!(paging.update_descriptor(machine, PAGE.0 << 12, 0x8c00_0000_0000), Err(Errno::Invalid));
         paging.drop_descriptors(machine, PAGE);
@@ -337,8 +332,27 @@ fn a_full_count_refuses_and_nothing_wraps() {
         assert_eq!(update(machine, &mut paging, (TABLE_1, 300), entry(PAGE, RO)), BUSY);
         assert_eq!(paging.take_writable(machine, PAGE), Err(Errno::Invalid));
         assert_eq!(paging.take_readable(machine, PAGE), Err(Errno::Invalid));
+        // What counts nothing needs no room.
+        for bit in [9, 10, 11, 52, 57, 58, 62, 63, 5, 6, 2] {
+            assert_eq!(update(machine, &mut paging, (TABLE_1, 9), entry(PAGE, RW) ^ 1 << bit), DONE, "{bit}");
+        }
         assert_eq!(paging.unpin(machine, ROOT), DONE);
         assert_eq!(typed(machine.frames, PAGE).references(), 0);
+    });
+}
+
+#[test]
+fn a_full_count_of_a_table_refuses_only_what_counts() {
+    with_tree(|machine, mut paging| {
+        // One entry of level 1 shows the table, one of level 2 leads to it.
+        for index in 2..255 {
+            assert_eq!(update(machine, &mut paging, (TABLE_2, index), entry(TABLE_1, RW)), DONE, "{index}");
+        }
+        assert_eq!(update(machine, &mut paging, (TABLE_2, 300), entry(TABLE_1, RW)), INVALID);
+        for bit in [1, 9, 52, 63, 5, 6, 2] {
+            assert_eq!(update(machine, &mut paging, (TABLE_2, 9), entry(TABLE_1, RW) ^ 1 << bit), DONE, "{bit}");
+        }
+        assert_eq!(typed(machine.frames, TABLE_1).references(), 255);
     });
 }
 

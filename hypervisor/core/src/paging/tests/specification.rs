@@ -70,6 +70,8 @@ pub(super) struct Spec {
     pub(super) pending: Option<Pending>,
     /// The last one is taken first.
     pub(super) pool: Vec<u64>,
+    /// How many more frames the guest gave back than it took.
+    pub(super) released: u64,
     /// The list "machine frame to guest frame".
     pub(super) list: BTreeMap<u64, u64>,
     /// What stands in the hypervisor's entries of every root.
@@ -111,7 +113,8 @@ pub(super) fn descriptor(word: u64) -> Option<u64> {
     let access = word >> 40 & 0xff;
     match (access >> 7, access >> 4 & 1, access & 15) {
         (0, _, _) => Some(word),
-        (1, 1, _) | (1, 0, 0) => Some(word | 0x60 << 40),
+        (1, 1, _) => Some(word | 0x61 << 40),
+        (1, 0, 0) => Some(word),
         _ => None,
     }
 }
@@ -366,6 +369,7 @@ impl Spec {
         }
         self.owners[usize::try_from(frame).unwrap()] = Owner::Pool;
         self.pool.push(frame);
+        self.released += 1;
         self.list.insert(frame, u64::MAX);
         self.words.retain(|(of, _), _| *of != frame);
         Ok(Progress::Done(()))
@@ -373,7 +377,11 @@ impl Spec {
 
     /// As [`Call`]s, but never held up.
     pub(super) fn populate(&mut self, guest_frame: u64) -> Result<u64, Errno> {
-        let frame = self.pool.pop().ok_or(Errno::NoMemory)?;
+        if self.released == 0 {
+            return Err(Errno::NoMemory);
+        }
+        self.released -= 1;
+        let frame = self.pool.pop().unwrap();
         self.owners[usize::try_from(frame).unwrap()] = Owner::Own;
         self.list.insert(frame, guest_frame);
         Ok(frame)

@@ -184,9 +184,25 @@ fn a_grant_in_the_kernel_half_outlives_the_space_it_was_mapped_through() {
         let found = memory.translate(machine, FIRST, address);
         assert_eq!(found, Ok(Pair((1 << 62) | 200, MapFlags::WRITE.bits())));
         assert_eq!(memory.space_destroy(machine, space), Ok(()));
-        let owed = memory.remove_grant(machine, space, address, frame).unwrap();
+        let owed = memory.remove_grant(machine, space, address, (frame, 200)).unwrap();
         memory.settle(machine, owed, |_| {});
         assert!(audit(machine, &memory, &[]).is_empty());
+    });
+}
+
+#[test]
+fn a_granted_page_is_taken_out_only_for_its_own_grant() {
+    with_memory(16, |machine, mut memory| {
+        memory.space_create(machine).unwrap();
+        let (frame, address) = (foreign_frame(machine), GuestVirt(0));
+        memory.install_grant(machine, FIRST, address, (frame, 200), MapFlags::WRITE).unwrap();
+        // Another grant of the same frame: it was mapped here until just now, and is being revoked.
+        for other in [(frame, 72), (frame, 201), (frame.offset(1), 200)] {
+            assert_eq!(memory.remove_grant(machine, FIRST, address, other), Err(Status::NotMapped));
+        }
+        let owed = memory.remove_grant(machine, FIRST, address, (frame, 200)).unwrap();
+        memory.settle(machine, owed, |_| {});
+        assert_eq!(memory.translate(machine, FIRST, address), Err(Status::NotMapped));
     });
 }
 

@@ -3,9 +3,9 @@
 use proptest::prelude::*;
 
 use super::audit::{Seen, View, audit};
-use super::model::{Model, Page};
 use super::{FRAMES, TestMachine, foreign_frame, frame_of, with_memory};
 use crate::addr::Mfn;
+use crate::fakes::space::{Model, Page};
 use crate::space::{Covered, Flush, Memory};
 use protocol::call::{Map, Pair, Protect, Unmap};
 use protocol::flags::MapFlags;
@@ -289,11 +289,14 @@ impl World<'_> {
             return;
         }
         let (space, address) = grants[which % grants.len()];
-        let wrong = self.foreign.offset(1);
+        let key = ((address.0 < KERNEL_START).then_some(space), address.0);
+        // The low bits of its number.
+        let tag = self.model.pages[&key].number.to_le_bytes()[0];
+        let wrong = (self.foreign, tag ^ 1);
         let refused = self.memory.remove_grant(self.machine, space, address, wrong);
         assert_eq!(refused, Err(Status::NotMapped));
         self.model.remove(space, address);
-        let owed = self.memory.remove_grant(self.machine, space, address, self.foreign);
+        let owed = self.memory.remove_grant(self.machine, space, address, (self.foreign, tag));
         let covered = Covered { pages: 1, stopped: None, flush: owed.unwrap() };
         self.covered(Ok(covered), Ok(1));
     }

@@ -9,11 +9,13 @@ mod inform;
 mod regions;
 
 use protocol::VmId;
+use protocol::layout::LARGE_PAGE_FRAMES;
 use protocol::manifest::VmManifest;
 
 use super::error::Problem;
 use super::plan::Plan;
-use crate::frame::{Class, Kind};
+use crate::addr::Mfn;
+use crate::frame::{Class, Kind, Search};
 use crate::space::{FrameList, HypervisorSlots, Machine, Memory, Region, Remains, TableMemory};
 
 /// Whether a VM is built from free memory or from what was kept of it.
@@ -69,8 +71,10 @@ pub enum Build {
 /// What the next step does; numbers say how far it came.
 #[derive(Debug, Clone, Copy)]
 enum Stage {
-    /// Claims guest frames from this one on.
-    Claim(u64),
+    /// Claims the time page, then the frame list.
+    Own(Option<Mfn>),
+    /// Claims guest frames from this one on, in runs of so many.
+    Claim(u64, u64),
     /// Fills the pool, which has this many frames, and creates the first space.
     Pool(u64),
     /// Loads the pieces' frames from this one on.
@@ -81,13 +85,18 @@ enum Stage {
     Inform,
 }
 
+/// What a step comes to: the next stage, or why the VM cannot be built.
+type Next = Result<Stage, Problem>;
+
 /// A VM that is being built.
 #[derive(Debug)]
 pub struct Builder<'a> {
     source: VmSource<'a>,
     plan: Plan,
+    /// Of no frames until the frame list is there.
     memory: Memory,
     stage: Stage,
+    search: Search,
 }
 
 /// Claims and clears the region of a channel. It lives as long as the system.
@@ -102,25 +111,27 @@ pub fn claim_channel(machine: Machine<'_, impl TableMemory>, frames: u64) -> Res
 }
 
 impl<'a> Builder<'a> {
-    /// Claims the frames that everything else is written into.
-    ///
-    /// # Errors
-    /// That too little memory is free.
-    pub fn new(machine: Machine<'_, impl TableMemory>, source: VmSource<'a>) -> Result<Builder<'a>, Problem> {
-        let frames = source.manifest.memory_frames;
-        let Remains { list, time_page } = match source.origin {
-            Origin::Kept(remains) => remains,
-            Origin::Free => Remains {
-                list: source.claim(machine, Kind::FrameList, 0, (FrameList::run_length(frames), 1))?,
-                time_page: source.claim(machine, Kind::Shared, 0, (1, 1))?,
-            },
-        };
-        let list = FrameList::new(source.vm, list, frames);
-        let mut memory = Memory::new(source.vm, list, source.slots, time_page);
-        for (slot, end) in memory.channels.iter_mut().zip(source.channels) {
+    /// Begins to build a VM.
+    #[must_use]
+    pub fn new(source: VmSource<'a>) -> Builder<'a> {
+        let memory = Memory::new(source.vm, FrameList::new(source.vm, Mfn(0), 0), source.slots, Mfn(0));
+        let plan = Plan::of(source.manifest);
+        let mut builder = Builder { source, plan, memory, stage: Stage::Own(None), search: Search::START };
+        if let Origin::Kept(remains) = source.origin {
+            builder.stage = builder.begin(remains);
+        }
+        builder
+    }
+
+    /// Begins with the guest's frames, in a memory that is made of what holds its frame list and time.
+    fn begin(&mut self, Remains { list, time_page }: Remains) -> Stage {
+        let list = FrameList::new(self.source.vm, list, self.source.manifest.memory_frames);
+        self.memory = Memory::new(self.source.vm, list, self.source.slots, time_page);
+        for (slot, end) in self.memory.channels.iter_mut().zip(self.source.channels) {
             *slot = Some(end.region);
         }
-        Ok(Builder { source, plan: Plan::of(source.manifest), memory, stage: Stage::Claim(0) })
+        self.search = Search::START;
+        Stage::Claim(0, LARGE_PAGE_FRAMES)
     }
 
     /// Does one step.
@@ -128,8 +139,10 @@ impl<'a> Builder<'a> {
     /// # Errors
     /// Why the VM cannot be built.
     pub fn step(&mut self, machine: Machine<'_, impl TableMemory>) -> Result<Build, Problem> {
+        self.search.budget = fill::STEP_LOOKS;
         self.stage = match self.stage {
-            Stage::Claim(next) => self.claim(machine, next)?,
+            Stage::Own(time_page) => self.claim_own(machine, time_page)?,
+            Stage::Claim(next, run) => self.claim(machine, next, run)?,
             Stage::Pool(filled) => self.fill_pool(machine, filled)?,
             Stage::Load(next) => self.load(machine, next),
             Stage::Map(region, done) => self.map(machine, region, done)?,

@@ -10,7 +10,7 @@ use protocol::{Gfn, GuestVirt, SpaceId, Status};
 
 use super::super::error::Problem;
 use super::super::plan::pieces;
-use super::{Builder, Stage};
+use super::{Builder, Next, Stage};
 use crate::addr::convert::wide;
 use crate::space::{Machine, TableMemory};
 
@@ -24,12 +24,7 @@ impl Builder<'_> {
     /// # Errors
     /// [`Builder::pool_too_small`], or that a page could not be mapped although the manifest was
     /// checked.
-    pub(super) fn map(
-        &mut self,
-        machine: Machine<'_, impl TableMemory>,
-        number: usize,
-        done: u64,
-    ) -> Result<Stage, Problem> {
+    pub(super) fn map(&mut self, machine: Machine<'_, impl TableMemory>, number: usize, done: u64) -> Next {
         let Some((address, frame, pages, mut flags)) = self.regions().nth(number) else {
             return Ok(Stage::Inform);
         };

@@ -2,6 +2,7 @@
 
 use protocol::VmId;
 
+use crate::abi::xen::grant::FRAMES;
 use crate::addr::Mfn;
 use crate::frame::{Class, Kind};
 use crate::paging::Paging;
@@ -29,6 +30,8 @@ pub struct XenMemory {
     pub shared_info: Mfn,
     /// The console's page, for good of writable type.
     pub console: Mfn,
+    /// The frames of its grant table, for good of writable type like the first two, and none of the guest frames.
+    pub grants: [Mfn; FRAMES],
     /// Guest frames at the start.
     pub frames: u64,
     pub(super) vm: VmId,

@@ -52,6 +52,8 @@ fn one(caller: &mut Caller<'_>, place: GuestVirt) -> Result<(), Refusal> {
             (status.to_register(), 0)
         }
     };
+    #[cfg(feature = "recount")]
+    crate::hypervisor::recount::answered(caller.vcpu.vm(), result);
     let at = place.0.wrapping_add(wide(offset_of!(BatchEntry, result)));
     copy::write_value(GuestVirt(at), &[result, second])?;
     Ok(())

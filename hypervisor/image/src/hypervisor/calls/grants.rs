@@ -58,14 +58,14 @@ pub(super) fn grant_map(caller: &mut Caller<'_>, call: GrantMap) -> Result<(), R
     let mut memory = caller.memory()?;
     let place = Place { space: call.space, address: call.address };
     let mapping = owner.grants.lock().begin_map(permit, call.grant, place)?;
-    let shown = (mapping.machine, call.grant.0.to_le_bytes()[0]);
+    let shown = mapping.shown();
     let installed = memory.install_grant(machine().memory(), call.space, call.address, shown, call.flags);
     let attempt = if installed.is_ok() { Attempt::Mapped } else { Attempt::Refused };
     let finished = owner.grants.lock().finish_map(mapping, attempt);
     installed?;
     if let Err(status) = finished {
         // Revoked meanwhile: the page goes out again before anybody could use it.
-        take_out(vm, &mut memory, Some(place), shown.0);
+        take_out(vm, &mut memory, Some(place), shown);
         return Err(status.into());
     }
     log::across_labels(vm, AuditKind::MapAcrossLabels, owner, [u64::from(call.grant.0), writes.into()]);
@@ -73,9 +73,9 @@ pub(super) fn grant_map(caller: &mut Caller<'_>, call: GrantMap) -> Result<(), R
 }
 
 /// Takes a granted page out of a VM's space, if it is in, and waits until no CPU can reach it.
-pub(in crate::hypervisor) fn take_out(vm: &Vm, memory: &mut Memory, place: Option<Place>, frame: Mfn) {
+pub(in crate::hypervisor) fn take_out(vm: &Vm, memory: &mut Memory, place: Option<Place>, shown: (Mfn, u8)) {
     if let Some(place) = place
-        && let Ok(owed) = memory.remove_grant(machine().memory(), place.space, place.address, frame)
+        && let Ok(owed) = memory.remove_grant(machine().memory(), place.space, place.address, shown)
     {
         memory.settle(machine().memory(), owed, |flush| vm.flush(flush));
     }
@@ -87,7 +87,7 @@ pub(super) fn grant_unmap(caller: &mut Caller<'_>, call: GrantUnmap) -> Result<(
     let owner = owner.ok_or(Status::NotPermitted)?;
     let mut memory = caller.memory()?;
     let unmapping = owner.grants.lock().begin_unmap(vm.id, call.grant)?;
-    take_out(vm, &mut memory, unmapping.place, unmapping.machine);
+    take_out(vm, &mut memory, unmapping.place, unmapping.shown());
     owner.grants.lock().finish_unmap(unmapping);
     Ok(())
 }

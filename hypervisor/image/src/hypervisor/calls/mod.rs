@@ -85,6 +85,8 @@ pub(super) fn handle(cpu: &'static Cpu, vcpu: &'static Vcpu, registers: &mut Reg
             }
         }
     }
+    #[cfg(feature = "recount")]
+    super::recount::answered(vcpu.vm(), registers.rax);
     vcpu.trace.end(registers.rax);
 }
 

@@ -22,7 +22,7 @@ const INVALID_OPCODE: u8 = 6;
 /// Vector of a protection fault.
 const GENERAL_PROTECTION: u8 = 13;
 /// Vector of a page fault.
-const PAGE_FAULT: u8 = 14;
+pub(super) const PAGE_FAULT: u8 = 14;
 /// Bit of a protection fault's error code: a gate was meant.
 const GATE: u32 = 2;
 

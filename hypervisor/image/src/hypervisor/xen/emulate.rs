@@ -3,6 +3,7 @@
 
 use hv_arch::cpu as processor;
 use hv_arch::guest::{Registers, copy, segments};
+use hv_arch::mmu::window;
 use hv_core::abi::native::entry::Mode;
 use hv_core::abi::xen::context::frame::fault_code;
 use hv_core::abi::xen::cpuid::Asker;
@@ -35,6 +36,7 @@ mod vector {
 /// Bits of a page fault's error code.
 const PRESENT: u64 = 1;
 const WRITE: u64 = 2;
+const USER: u64 = 4;
 const RESERVED: u64 = 8;
 const FETCH: u64 = 16;
 /// Bit of a protection fault's error code: a gate was meant.
@@ -97,6 +99,11 @@ impl Taken<'_> {
     /// A page fault: perhaps a store to a page table, which is done if it is allowed.
     fn page_fault(&mut self) {
         let (address, error) = (processor::fault_address(), self.registers.error_code);
+        if error & USER == 0
+            && let Some(offset) = window::local_offset(self.vcpu.index, address)
+        {
+            return self.local_fault(offset, low(error));
+        }
         let is_store = error & (PRESENT | WRITE | RESERVED | FETCH) == PRESENT | WRITE;
         let has_assist = || self.domain().is_some_and(|domain| domain.has_assist(assist::WRITABLE_PAGETABLES));
         let mode = self.vcpu.mode();

@@ -15,6 +15,7 @@ use protocol::record::WalkStep;
 use protocol::xen::{Errno, sched, selector};
 
 use super::calls::{Caller, Refusal, Reply};
+use super::local::{self, LocalTable};
 use super::memory::tables;
 use super::{Domain, Own, UNKNOWN, XenVcpu};
 use crate::hypervisor::death::{self, Cause};
@@ -103,6 +104,7 @@ impl Domain {
         self.polling.store(0, Ordering::SeqCst);
         self.assists.store(0, Ordering::SeqCst);
         self.unknown.iter().for_each(|count| count.store(0, Ordering::Relaxed));
+        self.grants.lock().reset(&memory.grants);
         self.ports.lock().reset();
         start::reset_clock(vm);
         let time = clock::time_info(*vm.clock.lock(), 0);
@@ -111,6 +113,8 @@ impl Domain {
             xen.info().set_time(&time);
             let mut state = xen.state.lock();
             state.traps.clear();
+            state.local = LocalTable::NONE;
+            local::clear_window(vcpu);
             state.own = Own::new(0);
             hv_arch::mmu::window::show_table(machine().root, vcpu.index, &[]);
             vcpu.trace.clear();

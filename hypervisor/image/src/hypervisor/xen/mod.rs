@@ -1,13 +1,14 @@
 //! VMs that speak Xen's ABI: what they have besides what every VM has, and how their calls and traps reach
 //! the decisions of hv-core.
 //!
-//! Order of locks: a VM's `memory`, then a vCPU's `state`, then `ports`; then as for all VMs.
+//! Order of locks: a VM's `memory`, then a vCPU's `state`, then `grants`, then `ports`; then as for all VMs.
 
 mod calls;
 mod deliver;
 mod emulate;
 mod events;
 mod life;
+mod local;
 mod memory;
 
 pub(super) use life::Apart;
@@ -24,6 +25,7 @@ use hv_core::abi::xen::clock::{Activity, Runstate, Timers};
 use hv_core::abi::xen::context::handlers::{Callbacks, TrapTable};
 use hv_core::abi::xen::cpuid::{Counter, XenProcessor};
 use hv_core::abi::xen::event::Ports;
+use hv_core::abi::xen::grant::{self, GrantTable};
 use hv_core::abi::xen::register::{self, Controlled, IoPrivilege};
 use hv_core::addr::{Mfn, Phys};
 use hv_core::frame::{Class, FrameTable};
@@ -39,6 +41,7 @@ use super::lock::Lock;
 use super::vcpu::{Presence, Vcpu};
 
 use deliver::Taken;
+use local::LocalTable;
 
 /// What a VM of this personality has besides.
 #[derive(Debug)]
@@ -47,6 +50,8 @@ pub(super) struct Domain {
     processor: XenProcessor,
     /// Its memory; nothing while it does not exist.
     memory: Lock<Option<XenMemory>>,
+    /// Its grants.
+    grants: Lock<GrantTable>,
     /// Its event channels.
     ports: Lock<Ports>,
     /// vCPUs that wait in a poll, one bit each.
@@ -83,6 +88,7 @@ pub(super) struct XenVcpu {
 #[derive(Debug)]
 struct State {
     traps: TrapTable,
+    local: LocalTable,
     /// Whatever begins anew with the vCPU.
     own: Own,
 }
@@ -165,6 +171,7 @@ pub(super) fn domain(entry: &VmManifest, id: VmId, machine: &cpuid::Machine, hz:
     Some(Domain {
         processor,
         memory: Lock::new(None),
+        grants: Lock::new(GrantTable::new(id, &[Mfn(0); grant::FRAMES])),
         ports: Lock::new(Ports::new(id, entry.vcpus)),
         polling: AtomicU64::new(0),
         shared: Cell::new(0),
@@ -181,7 +188,7 @@ pub(super) fn vcpu(entry: &VmManifest) -> Option<XenVcpu> {
     let Personality::Xen(_) = entry.personality else {
         return None;
     };
-    let state = Lock::new(State { traps: TrapTable::default(), own: Own::new(0) });
+    let state = Lock::new(State { traps: TrapTable::default(), local: LocalTable::NONE, own: Own::new(0) });
     Some(XenVcpu { info: Cell::new(0), tells_runstate: AtomicBool::new(false), state })
 }
 
@@ -282,6 +289,8 @@ impl XenVcpu {
             processor::xen::load_tables(window);
         }
         let mut state = self.state.lock();
+        // This CPU may have loaded another since the vCPU was here.
+        state.local.load(vcpu);
         if let Some(domain) = &vcpu.vm().xen {
             processor::load_controls(state.own.controlled.controls(&domain.processor));
         }

@@ -210,7 +210,7 @@ fn each_value_of_xcr0_is_allowed_or_refused_as_the_manual_says() {
         |processor: XenProcessor| (0..=0xff).filter(|value| processor.allows_xcr0(*value)).collect::<Vec<u64>>();
     assert_eq!(allowed(host(&Machine::learn(everything))), [1, 3, 7]);
     assert_eq!(allowed(baseline(F::XSAVE)), [1, 3]);
-    assert_eq!(allowed(baseline(F::empty())), []);
+    assert!(allowed(baseline(F::empty())).is_empty());
 }
 
 #[test]

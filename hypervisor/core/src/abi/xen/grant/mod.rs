@@ -23,6 +23,8 @@ use super::Domain;
 use crate::addr::convert::index;
 use crate::addr::{Mfn, Phys};
 
+/// Frames of a VM's table.
+pub const FRAMES: usize = 8;
 /// Uses that a VM can have at a time.
 const USES: u32 = 256;
 /// Bits of a handle that number the slot; the others but the highest are its generation, so that no

@@ -10,7 +10,7 @@ use super::super::plan::SLOTS;
 use super::{Next, Stage, XenBuilder};
 use crate::addr::Mfn;
 use crate::addr::convert::index;
-use crate::frame::{Class, Kind};
+use crate::frame::{Class, Kind, Search};
 use crate::paging::{GuestTables, Paging};
 use crate::space::entry::{LeafKind, Stored};
 use crate::space::{FrameList, Machine, Remains, TableMemory, ValidEntry};
@@ -26,41 +26,59 @@ const STEP_PAGES: u64 = 8;
 const WORD_BYTES: u64 = 8;
 
 impl XenBuilder<'_> {
-    /// Claims a run for the VM. All its frames are zero. Frames of kind `Paged` are claimed one by one,
-    /// because the number of such a frame is its use.
+    /// Claims the next run for the VM. All its frames are zero. Nothing when the step looked at enough.
+    /// Frames of kind `Paged` are claimed one by one, because the number of such a frame is its use.
     ///
     /// # Errors
     /// [`out_of_memory`].
-    fn claim(&self, machine: Machine<'_, impl TableMemory>, kind: Kind, count: u64) -> Result<Mfn, Problem> {
+    fn claim(
+        &mut self,
+        machine: Machine<'_, impl TableMemory>,
+        kind: Kind,
+        count: u64,
+    ) -> Result<Option<Mfn>, Problem> {
         let is_free = self.source.origin == Origin::Free;
         let from = if is_free { Class::FREE } else { self.class(Kind::Kept) };
-        let claimed = machine.frames.claim_run(from, self.class(kind), 0, (count, 1));
-        let first = claimed.ok_or_else(|| out_of_memory(count))?;
+        let classes = (from, self.class(kind));
+        let claimed = machine.frames.claim_next(&mut self.search, classes, 0, (count, 1));
+        let claimed = claimed.map_err(|_| out_of_memory(count))?;
         // What was kept is zero already.
-        if is_free {
+        if let Some(first) = claimed.filter(|_| is_free) {
             (0..count).for_each(|offset| machine.tables.clear(first.offset(offset)));
         }
-        Ok(first)
+        Ok(claimed)
     }
 
-    /// Claims what lies beside memory and pool.
+    /// Claims what lies beside memory and pool: the time page, then the frame list behind it, since
+    /// nothing in front of it is free.
     ///
     /// # Errors
     /// [`out_of_memory`].
-    pub(super) fn claim_own(&mut self, machine: Machine<'_, impl TableMemory>) -> Next {
-        let frames = self.source.manifest.memory_frames;
-        let Remains { list, time_page } = match self.source.origin {
-            Origin::Kept(remains) => remains,
-            Origin::Free => Remains {
-                list: self.claim(machine, Kind::FrameList, FrameList::run_length(frames))?,
-                time_page: self.claim(machine, Kind::Shared, 1)?,
-            },
+    pub(super) fn claim_own(&mut self, machine: Machine<'_, impl TableMemory>, time_page: Option<Mfn>) -> Next {
+        if let Origin::Kept(remains) = self.source.origin {
+            return self.begin(machine, remains);
+        }
+        let Some(time_page) = time_page else {
+            return Ok(Stage::Own(self.claim(machine, Kind::Shared, 1)?));
         };
+        let length = FrameList::run_length(self.source.manifest.memory_frames);
+        match self.claim(machine, Kind::FrameList, length)? {
+            Some(list) => self.begin(machine, Remains { list, time_page }),
+            None => Ok(Stage::Own(Some(time_page))),
+        }
+    }
+
+    /// Begins with the guest's frames, whose list and shared info are there.
+    ///
+    /// # Errors
+    /// [`out_of_memory`].
+    fn begin(&mut self, machine: Machine<'_, impl TableMemory>, Remains { list, time_page }: Remains) -> Next {
         let changed = machine.frames.change(time_page, self.class(Kind::Shared), self.class(Kind::Paged), 0);
         changed.map_err(|_| out_of_memory(1))?;
         self.memory.shared_info = time_page;
         self.memory.list = list;
-        self.list = FrameList::new(self.source.vm, list, frames);
+        self.list = FrameList::new(self.source.vm, list, self.source.manifest.memory_frames);
+        self.search = Search::START;
         Ok(Stage::Claim(0))
     }
 
@@ -71,7 +89,9 @@ impl XenBuilder<'_> {
     pub(super) fn claim_guest_frames(&mut self, machine: Machine<'_, impl TableMemory>, next: u64) -> Next {
         let end = next.saturating_add(STEP_FRAMES).min(self.list.frames());
         for number in next..end {
-            let frame = self.claim(machine, Kind::Paged, 1)?;
+            let Some(frame) = self.claim(machine, Kind::Paged, 1)? else {
+                return Ok(Stage::Claim(number));
+            };
             self.list.set(machine, Gfn(number), Some(frame));
         }
         Ok(if end == next { Stage::Pool(0) } else { Stage::Claim(end) })
@@ -83,13 +103,18 @@ impl XenBuilder<'_> {
     /// [`out_of_memory`].
     pub(super) fn fill_pool(&mut self, machine: Machine<'_, impl GuestTables>, filled: u64) -> Next {
         if filled == 0 {
-            self.m2p = self.claim(machine, Kind::Table, 1)?;
+            let Some(top) = self.claim(machine, Kind::Table, 1)? else {
+                return Ok(Stage::Pool(0));
+            };
+            self.m2p = top;
             self.memory.paging = Paging::new(self.source.vm, self.source.slots, Some(self.m2p));
             return Ok(Stage::Pool(1));
         }
         let end = filled.saturating_add(STEP_FRAMES).min(self.source.manifest.pool_frames);
-        for _ in filled..end {
-            let frame = self.claim(machine, Kind::Kept, 1)?;
+        for number in filled..end {
+            let Some(frame) = self.claim(machine, Kind::Kept, 1)? else {
+                return Ok(Stage::Pool(number));
+            };
             let given = self.memory.paging.give(machine, frame, self.class(Kind::Kept));
             given.map_err(|_| out_of_memory(1))?;
         }
@@ -100,14 +125,15 @@ impl XenBuilder<'_> {
     ///
     /// # Errors
     /// [`XenBuilder::pool_too_small`].
-    fn take(&mut self, machine: Machine<'_, impl TableMemory>, kind: Kind) -> Result<Mfn, Problem> {
+    pub(super) fn take(&mut self, machine: Machine<'_, impl TableMemory>, kind: Kind) -> Result<Mfn, Problem> {
         let class = self.class(kind);
         self.memory.paging.take(machine, class).map_err(|_| self.pool_too_small())
     }
 
     /// What is wrong when the pool is empty.
     fn pool_too_small(&self) -> Problem {
-        let sentence = "a pool of # frames is too small for its list of machine frames; raise pool_frames";
+        let sentence =
+            "a pool of # frames is too small for its list of machine frames and its grants; raise pool_frames";
         Problem::new(sentence, &[self.source.manifest.pool_frames])
     }
 

@@ -12,6 +12,7 @@ use super::super::super::error::Problem;
 use super::{Next, Stage, XenBuilder, refused};
 use crate::addr::Mfn;
 use crate::addr::convert::index;
+use crate::frame::Kind;
 use crate::paging::GuestTables;
 use crate::space::{Machine, TableMemory};
 
@@ -28,7 +29,12 @@ impl XenBuilder<'_> {
     pub(super) fn inform(&mut self, machine: Machine<'_, impl GuestTables>) -> Next {
         self.memory.root = self.machine_frame(machine, self.plan.root)?;
         self.memory.console = self.machine_frame(machine, self.plan.console)?;
-        for page in [self.memory.shared_info, self.memory.console] {
+        let mut grants = self.memory.grants;
+        for frame in &mut grants {
+            *frame = self.take(machine, Kind::Paged)?;
+        }
+        self.memory.grants = grants;
+        for page in [self.memory.shared_info, self.memory.console].into_iter().chain(grants) {
             self.memory.paging.take_writable(machine, page).map_err(refused)?;
         }
         // The rest of the shared info is zero.

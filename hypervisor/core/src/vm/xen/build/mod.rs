@@ -14,21 +14,23 @@ use protocol::manifest::XenKernel;
 use protocol::xen::Errno;
 use protocol::{Gfn, VcpuId};
 
+use super::super::build::fill::STEP_LOOKS;
 use super::super::build::{Build, VmSource};
 use super::super::error::Problem;
 use super::memory::XenMemory;
 use super::plan::Plan;
+use crate::abi::xen::grant::FRAMES;
 use crate::addr::Mfn;
 use crate::frame::typed::Level;
-use crate::frame::{Class, Kind};
+use crate::frame::{Class, Kind, Search};
 use crate::paging::{GuestTables, Paging, Progress};
 use crate::space::{FrameList, Machine, TableMemory};
 
 /// What the next step does; numbers say how far it came.
 #[derive(Debug, Clone, Copy)]
 enum Stage {
-    /// Claims the frames of the shared info and of the frame list.
-    Own,
+    /// Claims the frames of the shared info, which may be there, and of the frame list.
+    Own(Option<Mfn>),
     /// Claims guest frames from this one on.
     Claim(u64),
     /// Fills the pool, which has this many frames.
@@ -66,6 +68,7 @@ pub struct XenBuilder<'a> {
     m2p: Mfn,
     memory: XenMemory,
     stage: Stage,
+    search: Search,
 }
 
 impl<'a> XenBuilder<'a> {
@@ -81,13 +84,15 @@ impl<'a> XenBuilder<'a> {
             start_info: plan.address(plan.start_info),
             shared_info: Mfn(0),
             console: Mfn(0),
+            grants: [Mfn(0); FRAMES],
             frames: source.manifest.memory_frames,
             vm: source.vm,
             list: Mfn(0),
             taken_down: Mfn(0),
         };
         let list = FrameList::new(source.vm, Mfn(0), 0);
-        XenBuilder { source, kernel, plan, list, m2p: Mfn(0), memory, stage: Stage::Own }
+        let (stage, search) = (Stage::Own(None), Search::START);
+        XenBuilder { source, kernel, plan, list, m2p: Mfn(0), memory, stage, search }
     }
 
     /// Does one step.
@@ -95,8 +100,9 @@ impl<'a> XenBuilder<'a> {
     /// # Errors
     /// Why the VM cannot be built.
     pub fn step(&mut self, machine: Machine<'_, impl GuestTables>) -> Result<Build, Problem> {
+        self.search.budget = STEP_LOOKS;
         self.stage = match self.stage {
-            Stage::Own => self.claim_own(machine)?,
+            Stage::Own(time_page) => self.claim_own(machine, time_page)?,
             Stage::Claim(next) => self.claim_guest_frames(machine, next)?,
             Stage::Pool(filled) => self.fill_pool(machine, filled)?,
             Stage::Cover(page) => self.cover(machine, page)?,

@@ -229,7 +229,8 @@ fn check_counts(machine: TestMachine<'_>, memory: &XenMemory) {
         entry.0 += 1;
         entry.1.extend(by);
     };
-    [memory.shared_info, memory.console].into_iter().for_each(|frame| count(frame, Some(Type::Writable)));
+    let shared = [memory.shared_info, memory.console].into_iter().chain(memory.grants);
+    shared.for_each(|frame| count(frame, Some(Type::Writable)));
     // The pin, and the first vCPU.
     (0..2).for_each(|_| count(memory.root, Some(Type::Table(Level::L4))));
     for table in frames().filter(|frame| used(*frame).unwrap().is_validated()) {
@@ -345,7 +346,7 @@ fn what_the_smallest_kernels_ask_for_is_built() {
 }
 
 #[test]
-fn the_shared_info_is_the_vms_and_writable_for_good_and_so_is_the_consoles_page() {
+fn the_shared_info_is_the_vms_and_writable_for_good_and_so_are_the_consoles_page_and_the_grants() {
     with_machine(&xen_manifest(LINUX), 4096, [], |machine, image| {
         let mut memory = build(machine, image, Origin::Free).unwrap();
         let (shared, _) = SharedInfo::read_from_prefix(&machine.tables.memory.bytes(memory.shared_info)).unwrap();
@@ -361,7 +362,8 @@ fn the_shared_info_is_the_vms_and_writable_for_good_and_so_is_the_consoles_page(
         for word in [memory.shared_info.0 << 12 | 7, 0] {
             assert_eq!(memory.paging.set(machine, place, word), Ok(Progress::Done(())));
         }
-        for frame in [memory.shared_info, memory.console] {
+        assert!(memory.grants.iter().all(|frame| machine.tables.memory.is_clear(*frame)));
+        for frame in [memory.shared_info, memory.console].into_iter().chain(memory.grants) {
             let pinned = memory.paging.pin(machine, VcpuId(0), frame, Level::L1);
             assert_eq!(pinned, Err(Errno::Invalid));
             assert_eq!(memory.paging.release(machine, frame), Err(Errno::Busy));
@@ -439,7 +441,7 @@ proptest! {
     #[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
     fn a_vm_is_built_again_from_its_own_frames_however_they_lie_and_were_used(
         is_linux in any::<bool>(),
-        sizes in (1040_u64..2600, 14_u64..100),
+        sizes in (1040_u64..2600, 22_u64..100),
         pieces in prop::collection::btree_set(1_u64..4096, 0..300),
         numbers in prop::collection::vec(any::<u64>(), 0..60),
     ) {
@@ -456,15 +458,15 @@ fn a_block_in_which_the_vm_has_one_frame_is_listed_like_any_other() {
 #[test]
 fn a_pool_that_is_too_small_is_said_so() {
     let mut manifest = xen_manifest(LINUX);
-    for pool_frames in 1..12 {
+    for pool_frames in 1..20 {
         manifest.vms[0].pool_frames = pool_frames;
         with_machine(&manifest, 4096, [], |machine, image| match build(machine, image, Origin::Free) {
-            // Three tables, and a page for each of the five blocks in which the VM has frames.
-            Ok(_) => assert!(pool_frames >= 8, "{pool_frames} were enough"),
+            // Three tables, a page for each of the five blocks in which the VM has frames, and the grants.
+            Ok(_) => assert!(pool_frames >= 16, "{pool_frames} were enough"),
             Err(problem) => {
-                assert!(pool_frames < 8, "{pool_frames} were not enough");
+                assert!(pool_frames < 16, "{pool_frames} were not enough");
                 let expected = format!(
-                    "a pool of {pool_frames} frames is too small for its list of machine frames; raise pool_frames"
+                    "a pool of {pool_frames} frames is too small for its list of machine frames and its grants; raise pool_frames"
                 );
                 assert_eq!(problem.to_string(), expected);
             }

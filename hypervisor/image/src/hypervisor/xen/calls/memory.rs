@@ -10,6 +10,8 @@ use protocol::GuestVirt;
 use protocol::xen::structure::{MmuUpdate, MmuextOp};
 use protocol::xen::{Errno, mmuext, uvm};
 
+use super::super::State;
+use super::super::local;
 use super::super::memory::{finished, flush_all, tables};
 use super::{Arguments, Caller, Refusal, Reply, element, read, write};
 use crate::hypervisor::machine::DIRECT;
@@ -140,7 +142,7 @@ fn extended(caller: &mut Caller<'_>, operation: &MmuextOp) -> Result<(), Refusal
             Ok(())
         }
         mmuext::FLUSH_CACHE | mmuext::FLUSH_CACHE_GLOBAL => Err(Errno::Access.into()),
-        mmuext::SET_LDT => super::processor::set_local_table(caller, operation.arg1, operation.arg2),
+        mmuext::SET_LDT => local::set(caller, operation.arg1, operation.arg2),
         mmuext::CLEAR_PAGE => with_writable(caller, frame, |frame| DIRECT.clear(frame)),
         mmuext::COPY_PAGE => {
             let source = Mfn(operation.arg2);
@@ -174,8 +176,8 @@ fn with_writable(caller: &Caller<'_>, frame: Mfn, action: impl FnOnce(Mfn)) -> R
 pub(in super::super) fn new_root(caller: &mut Caller<'_>, frame: Mfn) -> Result<(), Refusal> {
     let vm = caller.vm();
     let mut memory = caller.domain.memory()?;
-    let mut state = caller.state();
-    let own = &mut state.own;
+    let State { local, own, .. } = &mut *caller.state();
+    local.hide(&mut memory, caller.vcpu);
     let old = own.kernel_root;
     if old == frame {
         caller.vcpu.load_root();

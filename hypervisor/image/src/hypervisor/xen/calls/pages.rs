@@ -31,8 +31,8 @@ pub(super) fn memory_op(caller: &mut Caller<'_>, arguments: &mut Arguments) -> R
                 return Err(Errno::NotPermitted.into());
             }
             let memory = caller.domain.memory()?;
-            let left = if operation == memory::CURRENT_RESERVATION { memory.paging.pool_frames() } else { 0 };
-            Ok(memory.frames.saturating_sub(left))
+            let released = if operation == memory::CURRENT_RESERVATION { memory.paging.released() } else { 0 };
+            Ok(memory.frames.saturating_sub(released))
         }
         memory::MEMORY_MAP => memory_map(caller, argument),
         memory::MACHPHYS_MAPPING => {

@@ -9,6 +9,7 @@ use hv_core::vm::xen::XenMemory;
 use protocol::xen::structure::{CallbackRegister, TrapInfo};
 use protocol::xen::{Errno, callback, segment};
 
+use super::super::local;
 use super::super::memory::{finished, tables};
 use super::super::{State, TABLE_FRAMES, deliver};
 use super::{Arguments, Caller, Refusal, Reply, element, read};
@@ -58,7 +59,7 @@ pub(super) fn callback_op(caller: &Caller<'_>, command: u64, argument: u64) -> R
     match command {
         callback::REGISTER => {
             let request: CallbackRegister = read(argument)?;
-            let State { traps, own } = &mut *caller.state();
+            let State { traps, own, .. } = &mut *caller.state();
             own.callbacks.register(traps, &request)?;
         }
         callback::UNREGISTER => {
@@ -73,7 +74,9 @@ pub(super) fn callback_op(caller: &Caller<'_>, command: u64, argument: u64) -> R
 #[inline(never)]
 pub(super) fn set_segment_base(caller: &Caller<'_>, which: u64, base: u64) -> Reply {
     if which == segment::GS_USER_SELECTOR {
-        load_user_gs(caller, u16::try_from(base & 0xffff).unwrap_or(0));
+        let selector = u16::try_from(base & 0xffff).unwrap_or(0);
+        local::prepare(caller, selector)?;
+        load_user_gs(caller, selector);
         return Ok(0);
     }
     if base != segments::canonical(base) {
@@ -138,14 +141,6 @@ pub(super) fn take_table(memory: &mut XenMemory, vm: &'static Vm, frames: &[Mfn]
         }
     }
     Ok(())
-}
-
-/// Sets the local table: only none can be had.
-///
-/// # Errors
-/// `Invalid` for any other.
-pub(super) fn set_local_table(_caller: &Caller<'_>, _address: u64, entries: u64) -> Result<(), Refusal> {
-    if entries & 0xffff_ffff == 0 { Ok(()) } else { Err(Errno::Invalid.into()) }
 }
 
 pub(super) fn fpu_taskswitch(caller: &Caller<'_>, set: u64) -> Reply {

@@ -6,6 +6,7 @@ use hv_arch::guest::segments::Selectors;
 use hv_arch::guest::xen_info::Info;
 use hv_arch::guest::{Registers, copy};
 use hv_core::abi::native::entry::Mode;
+use hv_core::abi::xen::clock;
 use hv_core::abi::xen::context::{self, Start};
 use hv_core::addr::{Mfn, Phys};
 use hv_core::paging::Progress;
@@ -16,6 +17,7 @@ use protocol::xen::{Errno, assist, vcpu};
 use protocol::{GuestVirt, VcpuId};
 use zerocopy::IntoBytes;
 
+use super::super::local::LocalTable;
 use super::super::memory::{finished, tables};
 use super::super::{Own, XenVcpu};
 use super::processor::take_table;
@@ -62,6 +64,13 @@ pub(super) fn vcpu_op(caller: &mut Caller<'_>, [command, number, argument]: [u64
         }
         vcpu::REGISTER_VCPU_INFO => return register_info(caller, xen, argument),
         vcpu::SET_PERIODIC_TIMER..=vcpu::STOP_SINGLESHOT_TIMER => return timer(caller, xen, command, argument),
+        vcpu::REGISTER_TIME_AREA => {
+            let address: u64 = read(argument)?;
+            if address != 0 {
+                // It holds for the VM's whole life, for all its vCPUs. An even version says that it is whole.
+                write(address, &clock::time_info(*caller.vm().clock.lock(), 2))?;
+            }
+        }
         vcpu::GET_PHYSID => return Err(Errno::Invalid.into()),
         _ => return caller.unknown(protocol::xen::call::VCPU_OP),
     }
@@ -175,6 +184,7 @@ fn initialise(caller: &Caller<'_>, vcpu: &'static Vcpu, xen: &'static XenVcpu, a
         return Err(errno.into());
     }
     let now = vm.now().0;
+    state.local = LocalTable::new(start.local_table);
     apply(vcpu, &mut state.own, &start, now);
     Ok(0)
 }
@@ -261,14 +271,21 @@ fn registers(start: &Start) -> Registers {
 
 /// Starts a vCPU that has registers, or lets it go on where it went down.
 fn up(caller: &Caller<'_>, vcpu: &'static Vcpu, xen: &XenVcpu) -> Reply {
-    if !xen.state.lock().own.is_initialised {
+    let (is_initialised, due) = {
+        let own = &xen.state.lock().own;
+        (own.is_initialised, own.timers.due())
+    };
+    if !is_initialised {
         return Err(Errno::Invalid.into());
     }
+    let due = caller.vm().clock.lock().to_machine(due);
     let mut scheduler = caller.cpu.partition().scheduler.lock();
     if scheduler.state(run::key(vcpu)) != Some(RunState::Stopped) {
         return Ok(0);
     }
     vcpu.stopping.store(false, Ordering::SeqCst);
+    // Its CPU looks at the timer when it picks the vCPU.
+    let _asked_for = scheduler.set_timer(run::key(vcpu), due);
     let on = scheduler.start(run::key(vcpu), run::now(caller.cpu)).map_err(|_| Errno::Invalid)?;
     drop(scheduler);
     if let Some(on) = on {

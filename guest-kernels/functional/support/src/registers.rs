@@ -1,4 +1,4 @@
-//! All general and vector registers at once.
+//! All general and vector registers and the flags at once.
 
 use core::arch::naked_asm;
 
@@ -11,7 +11,14 @@ pub mod at {
     pub const RAX: usize = 0;
     pub const RCX: usize = 2;
     pub const RDX: usize = 3;
+    pub const RSI: usize = 4;
+    pub const RDI: usize = 5;
+    pub const R8: usize = 7;
+    pub const R9: usize = 8;
+    pub const R10: usize = 9;
     pub const R11: usize = 10;
+    /// The six argument registers in order.
+    pub const ARGUMENTS: [usize; 6] = [RDI, RSI, RDX, R10, R8, R9];
 }
 
 /// What is loaded before and stored after.
@@ -20,17 +27,28 @@ pub mod at {
 pub struct All {
     /// General registers.
     pub general: General,
+    /// Flags, for a call.
+    pub flags: u64,
     /// Rounds to spin; 0 for one `syscall` instead.
     rounds: u64,
     /// xmm0 to xmm15.
     pub vectors: [u128; 16],
 }
 
+/// Flags of compiled code: interrupts on, and the bit that is always one.
+const FLAGS: u64 = 0x202;
+
 impl All {
+    /// These registers.
+    #[must_use]
+    pub const fn new(general: General, flags: u64, vectors: [u128; 16]) -> All {
+        All { general, flags, rounds: 0, vectors }
+    }
+
     /// A pattern in each register, different for each seed.
     #[must_use]
     pub fn pattern(seed: u64) -> All {
-        let mut all = All { general: [0; 15], rounds: 0, vectors: [0; 16] };
+        let mut all = All::new([0; 15], FLAGS, [0; 16]);
         for (register, index) in all.general.iter_mut().zip(1_u64..) {
             *register = seed.wrapping_mul(0x0123_4567_89ab_cdef).wrapping_add(index << 56);
         }
@@ -40,17 +58,17 @@ impl All {
         all
     }
 
-    /// Spins with these registers; they are then what they are.
+    /// Spins with these registers; they are then what they are. The flags are not loaded, and are the loop's.
     pub fn spin(&mut self, rounds: u64) {
         self.rounds = rounds.max(1);
         // SAFETY: the function keeps what the ABI wants kept and touches only this value.
         unsafe { run(self) };
     }
 
-    /// Executes `syscall` with these registers.
+    /// Executes `syscall` with these registers and flags.
     pub fn call(&mut self) {
         self.rounds = 0;
-        // SAFETY: as above; the call is a hostile guest's, see `wild`.
+        // SAFETY: as above; the call is as wild as those of `wild`.
         unsafe { run(self) };
     }
 }
@@ -68,24 +86,25 @@ unsafe extern "C" fn run(all: *mut All) {
         "push r13",
         "push r14",
         "push r15",
-        "push [rdi + 120]",
         "push rdi",
-        "movups xmm0, [rdi + 128]",
-        "movups xmm1, [rdi + 144]",
-        "movups xmm2, [rdi + 160]",
-        "movups xmm3, [rdi + 176]",
-        "movups xmm4, [rdi + 192]",
-        "movups xmm5, [rdi + 208]",
-        "movups xmm6, [rdi + 224]",
-        "movups xmm7, [rdi + 240]",
-        "movups xmm8, [rdi + 256]",
-        "movups xmm9, [rdi + 272]",
-        "movups xmm10, [rdi + 288]",
-        "movups xmm11, [rdi + 304]",
-        "movups xmm12, [rdi + 320]",
-        "movups xmm13, [rdi + 336]",
-        "movups xmm14, [rdi + 352]",
-        "movups xmm15, [rdi + 368]",
+        "push [rdi + 128]",
+        "push [rdi + 120]",
+        "movups xmm0, [rdi + 144]",
+        "movups xmm1, [rdi + 160]",
+        "movups xmm2, [rdi + 176]",
+        "movups xmm3, [rdi + 192]",
+        "movups xmm4, [rdi + 208]",
+        "movups xmm5, [rdi + 224]",
+        "movups xmm6, [rdi + 240]",
+        "movups xmm7, [rdi + 256]",
+        "movups xmm8, [rdi + 272]",
+        "movups xmm9, [rdi + 288]",
+        "movups xmm10, [rdi + 304]",
+        "movups xmm11, [rdi + 320]",
+        "movups xmm12, [rdi + 336]",
+        "movups xmm13, [rdi + 352]",
+        "movups xmm14, [rdi + 368]",
+        "movups xmm15, [rdi + 384]",
         "mov rax, [rdi]",
         "mov rbx, [rdi + 8]",
         "mov rcx, [rdi + 16]",
@@ -101,13 +120,17 @@ unsafe extern "C" fn run(all: *mut All) {
         "mov r14, [rdi + 104]",
         "mov r15, [rdi + 112]",
         "mov rdi, [rdi + 40]",
+        // On the stack: flags, rounds, the pointer.
         "cmp qword ptr [rsp + 8], 0",
         "jz 3f",
         "2:",
         "dec qword ptr [rsp + 8]",
         "jnz 2b",
+        "lea rsp, [rsp + 16]",
         "jmp 4f",
         "3:",
+        "popfq",
+        "lea rsp, [rsp + 8]",
         "syscall",
         "4:",
         "xchg rdi, [rsp]",
@@ -127,23 +150,25 @@ unsafe extern "C" fn run(all: *mut All) {
         "mov [rdi + 112], r15",
         "pop rax",
         "mov [rdi + 40], rax",
-        "movups [rdi + 128], xmm0",
-        "movups [rdi + 144], xmm1",
-        "movups [rdi + 160], xmm2",
-        "movups [rdi + 176], xmm3",
-        "movups [rdi + 192], xmm4",
-        "movups [rdi + 208], xmm5",
-        "movups [rdi + 224], xmm6",
-        "movups [rdi + 240], xmm7",
-        "movups [rdi + 256], xmm8",
-        "movups [rdi + 272], xmm9",
-        "movups [rdi + 288], xmm10",
-        "movups [rdi + 304], xmm11",
-        "movups [rdi + 320], xmm12",
-        "movups [rdi + 336], xmm13",
-        "movups [rdi + 352], xmm14",
-        "movups [rdi + 368], xmm15",
-        "add rsp, 8",
+        "pushfq",
+        "pop [rdi + 120]",
+        "cld",
+        "movups [rdi + 144], xmm0",
+        "movups [rdi + 160], xmm1",
+        "movups [rdi + 176], xmm2",
+        "movups [rdi + 192], xmm3",
+        "movups [rdi + 208], xmm4",
+        "movups [rdi + 224], xmm5",
+        "movups [rdi + 240], xmm6",
+        "movups [rdi + 256], xmm7",
+        "movups [rdi + 272], xmm8",
+        "movups [rdi + 288], xmm9",
+        "movups [rdi + 304], xmm10",
+        "movups [rdi + 320], xmm11",
+        "movups [rdi + 336], xmm12",
+        "movups [rdi + 352], xmm13",
+        "movups [rdi + 368], xmm14",
+        "movups [rdi + 384], xmm15",
         "pop r15",
         "pop r14",
         "pop r13",

@@ -1,8 +1,10 @@
 //! What each call must answer, said naively: page by page, over maps.
 
-use std::collections::{BTreeMap, BTreeSet};
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
 
 use super::{CHANNEL_FRAMES, FRAMES};
+use crate::addr::convert::wide;
 use crate::frame::MAX_REFERENCES;
 use protocol::call::{Map, Protect, Unmap};
 use protocol::flags::MapFlags;
@@ -11,28 +13,32 @@ use protocol::{Gfn, GuestVirt, SpaceId, Status};
 
 /// What a page shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Page {
+pub struct Page {
     /// As `translate` numbers it; the first frame of a large page.
-    pub(super) number: u64,
-    pub(super) flags: MapFlags,
+    pub number: u64,
+    /// Its rights.
+    pub flags: MapFlags,
 }
 
 /// The lower half of a space, or the kernel half.
-type Half = Option<SpaceId>;
+pub type Half = Option<SpaceId>;
 
+/// The memory of a VM as its kernel may think of it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Model {
+pub struct Model {
     /// Small pages by address; each part of a large page stands for itself.
-    pub(super) pages: BTreeMap<(Half, u64), Page>,
+    pub pages: BTreeMap<(Half, u64), Page>,
     /// Tables below the roots: half, level, first address.
     tables: BTreeSet<(Half, u32, u64)>,
     /// Spaces, with how many are in them.
-    pub(super) spaces: BTreeMap<SpaceId, u64>,
+    pub spaces: BTreeMap<SpaceId, u64>,
     released: BTreeSet<u64>,
     /// How many small pages show a frame.
     shown: BTreeMap<u64, u64>,
-    pub(super) pinned: Vec<Gfn>,
-    pub(super) pool: u64,
+    /// Frames that are pinned, each as often as it is.
+    pub pinned: Vec<Gfn>,
+    /// Free frames in the pool.
+    pub pool: u64,
 }
 
 const LARGE: MapFlags = MapFlags::LARGE;
@@ -47,13 +53,15 @@ fn is_own(number: u64) -> bool {
 }
 
 impl Model {
-    pub(super) fn with_pool(pool: u64) -> Model {
+    /// No space yet.
+    #[must_use]
+    pub fn with_pool(pool: u64) -> Model {
         Model { pool, ..Model::default() }
     }
 
     fn references(&self, frame: u64) -> u64 {
         let pinned = self.pinned.iter().filter(|pin| pin.0 == frame).count();
-        self.shown.get(&frame).unwrap_or(&0) + u64::try_from(pinned).unwrap()
+        self.shown.get(&frame).unwrap_or(&0) + wide(pinned)
     }
 
     fn put(&mut self, key: (Half, u64), page: Page) {
@@ -63,14 +71,14 @@ impl Model {
 
     fn take(&mut self, key: (Half, u64)) {
         if let Some(page) = self.pages.remove(&key) {
-            *self.shown.get_mut(&page.number).unwrap() -= 1;
+            self.shown.entry(page.number).and_modify(|shown| *shown -= 1);
         }
     }
 
     fn missing(&self, half: Half, address: u64, bottom: u32) -> u64 {
         let levels = bottom..=3;
         let absent = |level: &u32| !self.tables.contains(&table(half, *level, address));
-        u64::try_from(levels.filter(absent).count()).unwrap()
+        wide(levels.filter(absent).count())
     }
 
     fn make(&mut self, half: Half, address: u64, bottom: u32) -> Result<(), Status> {
@@ -116,8 +124,8 @@ impl Model {
         Ok(())
     }
 
-    /// `together` says whether 512 frames from one on lie together.
-    pub(super) fn map(&mut self, call: Map, together: bool) -> Result<u64, Status> {
+    /// The call `map`; `together` says whether 512 frames from one on lie together.
+    pub fn map(&mut self, call: Map, together: bool) -> Result<u64, Status> {
         let half = half(call.space, call.address.0);
         let is_large = call.flags.contains(LARGE);
         if call.count == 0 {
@@ -216,7 +224,8 @@ impl Model {
         })
     }
 
-    pub(super) fn unmap(&mut self, call: Unmap) -> Result<u64, Status> {
+    /// The call `unmap`.
+    pub fn unmap(&mut self, call: Unmap) -> Result<u64, Status> {
         self.change((call.space, call.address, call.count), |page| {
             if page.number & GRANT != 0 {
                 return Err(Status::Busy);
@@ -225,7 +234,8 @@ impl Model {
         })
     }
 
-    pub(super) fn protect(&mut self, call: Protect) -> Result<u64, Status> {
+    /// The call `protect`.
+    pub fn protect(&mut self, call: Protect) -> Result<u64, Status> {
         self.change((call.space, call.address, call.count), |page| {
             if page.flags.contains(LARGE) != call.flags.contains(LARGE) {
                 return Err(Status::InvalidArgument);
@@ -241,7 +251,8 @@ impl Model {
         })
     }
 
-    pub(super) fn translate(&self, space: SpaceId, address: GuestVirt) -> Result<Page, Status> {
+    /// The call `translate`.
+    pub fn translate(&self, space: SpaceId, address: GuestVirt) -> Result<Page, Status> {
         if !self.spaces.contains_key(&space) {
             return Err(Status::NotFound);
         }
@@ -253,7 +264,8 @@ impl Model {
         found.copied().ok_or(Status::NotMapped)
     }
 
-    pub(super) fn release(&mut self, frame: Gfn, count: u64) -> Result<u64, Status> {
+    /// The call `frame_release`.
+    pub fn release(&mut self, frame: Gfn, count: u64) -> Result<u64, Status> {
         limited(count)?;
         each(count, |done| {
             let frame = frame.0.saturating_add(done);
@@ -269,7 +281,8 @@ impl Model {
         })
     }
 
-    pub(super) fn reclaim(&mut self, frame: Gfn, count: u64) -> Result<u64, Status> {
+    /// The call `frame_reclaim`.
+    pub fn reclaim(&mut self, frame: Gfn, count: u64) -> Result<u64, Status> {
         limited(count)?;
         each(count, |done| {
             let frame = frame.0.saturating_add(done);
@@ -285,7 +298,8 @@ impl Model {
         })
     }
 
-    pub(super) fn pin(&mut self, frame: Gfn) -> Result<(), Status> {
+    /// A frame gets a reference that is no mapping.
+    pub fn pin(&mut self, frame: Gfn) -> Result<(), Status> {
         if !is_own(frame.0) {
             return Err(Status::InvalidArgument);
         }
@@ -294,7 +308,8 @@ impl Model {
         Ok(())
     }
 
-    pub(super) fn create(&mut self) -> Result<SpaceId, Status> {
+    /// The call `space_create`.
+    pub fn create(&mut self) -> Result<SpaceId, Status> {
         let free = (0..layout::limit::SPACES).map(SpaceId);
         let free = free.into_iter().find(|space| !self.spaces.contains_key(space));
         let space = free.ok_or(Status::QuotaExceeded)?;
@@ -303,7 +318,8 @@ impl Model {
         Ok(space)
     }
 
-    pub(super) fn destroy(&mut self, space: SpaceId) -> Result<(), Status> {
+    /// The call `space_destroy`, all its steps.
+    pub fn destroy(&mut self, space: SpaceId) -> Result<(), Status> {
         if space == SpaceId::FIRST {
             return Err(Status::Busy);
         }
@@ -319,12 +335,13 @@ impl Model {
         let before = self.tables.len();
         self.tables.retain(|(half, ..)| *half != Some(space));
         let tables = before - self.tables.len();
-        self.pool += 2 + u64::try_from(tables).unwrap();
+        self.pool += 2 + wide(tables);
         self.spaces.remove(&space);
         Ok(())
     }
 
-    pub(super) fn install(&mut self, space: SpaceId, address: GuestVirt, page: Page) -> Result<(), Status> {
+    /// A page shows a granted frame.
+    pub fn install(&mut self, space: SpaceId, address: GuestVirt, page: Page) -> Result<(), Status> {
         if !self.spaces.contains_key(&space) {
             return Err(Status::NotFound);
         }
@@ -346,12 +363,14 @@ impl Model {
         Ok(())
     }
 
-    pub(super) fn remove(&mut self, space: SpaceId, address: GuestVirt) {
+    /// It does no more.
+    pub fn remove(&mut self, space: SpaceId, address: GuestVirt) {
         self.take((half(space, address.0), address.0));
     }
 
     /// Where grants are mapped.
-    pub(super) fn grants(&self) -> Vec<(SpaceId, GuestVirt)> {
+    #[must_use]
+    pub fn grants(&self) -> Vec<(SpaceId, GuestVirt)> {
         let granted = self.pages.iter().filter(|(_, page)| page.number & GRANT != 0);
         granted.map(|((half, address), _)| (half.unwrap_or_default(), GuestVirt(*address))).collect()
     }

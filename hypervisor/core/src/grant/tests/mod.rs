@@ -1,4 +1,7 @@
-//! Refusals of the grant table, its races, and random sequences against a naive model.
+//! Refusals of the grant table, its races, and random sequences against a naive model. `interleaved`
+//! checks every order of the halves of calls.
+
+mod interleaved;
 
 use std::collections::BTreeMap;
 
