@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use hv_core::addr::CpuId;
 
-use super::machine::machine;
+use super::machine::{Machine, machine};
 use super::slots::{OwnSlot, Partition};
 use super::vcpu::Vcpu;
 
@@ -58,7 +58,12 @@ impl Cpu {
     /// The vCPU whose registers are loaded.
     #[inline(always)]
     pub(super) fn current(&self) -> Option<&'static Vcpu> {
-        machine().vcpus.get(self.current.load(Ordering::Relaxed))
+        self.current_of(machine())
+    }
+
+    #[inline(always)]
+    fn current_of(&self, machine: &'static Machine) -> Option<&'static Vcpu> {
+        machine.vcpus.get(self.current.load(Ordering::Relaxed))
     }
 
     /// Notes whose registers are loaded.
@@ -103,9 +108,22 @@ impl Cpu {
 /// The CPU that executes this.
 #[inline(always)]
 pub(super) fn own() -> &'static Cpu {
+    own_of(machine())
+}
+
+/// The CPU that executes this, and the vCPU whose registers are loaded. The machine is looked up once.
+#[inline(always)]
+pub(super) fn entered() -> (&'static Cpu, Option<&'static Vcpu>) {
+    let machine = machine();
+    let cpu = own_of(machine);
+    (cpu, cpu.current_of(machine))
+}
+
+#[inline(always)]
+fn own_of(machine: &'static Machine) -> &'static Cpu {
     let id = hv_arch::local::id();
     let index = usize::try_from(id.0).unwrap_or(usize::MAX);
-    match machine().cpus.get(index) {
+    match machine.cpus.get(index) {
         Some(cpu) => cpu,
         None => super::panic::broken("L1", "a CPU runs that was never set up"),
     }

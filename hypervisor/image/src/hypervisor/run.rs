@@ -24,8 +24,8 @@ pub(super) fn on_system_call(registers: &mut Registers) {
     let (vector, number) = (registers.vector, registers.rax);
     #[cfg(feature = "recount")]
     super::recount::enter();
-    let cpu = cpu::own();
-    let Some(vcpu) = cpu.current() else {
+    let (cpu, vcpu) = cpu::entered();
+    let Some(vcpu) = vcpu else {
         super::panic::broken("G1", "a system call while no vCPU is loaded");
     };
     match (&vcpu.xen, vcpu.mode()) {
@@ -46,14 +46,14 @@ pub(super) fn on_trap(registers: &mut Registers) {
     let (vector, number) = (registers.vector, registers.rax);
     #[cfg(feature = "recount")]
     super::recount::enter();
-    let cpu = cpu::own();
+    let (cpu, vcpu) = cpu::entered();
     match u8::try_from(registers.vector) {
         // The machine's own: not a guest's doing.
         Ok(2) => {}
         Ok(8) => super::panic::broken("T3", "a double fault from a guest"),
         Ok(18) => super::panic::broken("T4", "a machine check: the hardware failed"),
         Ok(exception) if exception < 32 || exception == vector::GUEST => {
-            if let Some(vcpu) = cpu.current() {
+            if let Some(vcpu) = vcpu {
                 match &vcpu.xen {
                     Some(xen) => xen.trap(cpu, vcpu, registers),
                     None => deliver::exception(cpu, vcpu, registers),

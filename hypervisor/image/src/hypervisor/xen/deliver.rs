@@ -56,7 +56,7 @@ impl Taken<'_> {
             },
         );
         match entry {
-            Some(entry) => self.bounce(&entry, cause, INVALID_OPCODE),
+            Some(entry) => self.enter(&entry, cause, INVALID_OPCODE),
             None => {
                 self.registers.rip = self.registers.rip.wrapping_sub(INSTRUCTION);
                 self.exception(INVALID_OPCODE, None);
@@ -67,7 +67,7 @@ impl Taken<'_> {
     /// Takes an exception, with its error code if it has one, to the guest's kernel.
     pub(super) fn exception(&mut self, vector: u8, code: Option<u32>) {
         match self.entry(|state| state.traps.handler(vector)) {
-            Some(entry) => self.bounce(&entry, code.map_or(Cause::Plain, Cause::Code), vector),
+            Some(entry) => self.enter(&entry, code.map_or(Cause::Plain, Cause::Code), vector),
             None => {
                 let address = if vector == PAGE_FAULT { self.xen.info().fault_address() } else { 0 };
                 self.die(&death::Cause::Unhandled { vector: vector.into(), address });
@@ -84,7 +84,7 @@ impl Taken<'_> {
             if vector == 0x80 { traps.handler(vector) } else { traps.software(vector, mode) }
         });
         match entry {
-            Some(entry) => self.bounce(&entry, Cause::Plain, vector),
+            Some(entry) => self.enter(&entry, Cause::Plain, vector),
             None => {
                 self.registers.rip = self.registers.rip.wrapping_sub(length);
                 self.exception(GENERAL_PROTECTION, Some(u32::from(vector) << 3 | GATE));
@@ -95,7 +95,7 @@ impl Taken<'_> {
     /// Has the vCPU look at its events.
     pub(super) fn upcall(&mut self) {
         if let Some(entry) = self.entry(|state| state.own.callbacks.event) {
-            self.bounce(&entry, Cause::Plain, 0);
+            self.enter(&entry, Cause::Plain, 0);
         }
     }
 
@@ -114,6 +114,18 @@ impl Taken<'_> {
     }
 
     /// Writes the frame of a handler and leaves the registers at it. A guest whose stack cannot hold it dies.
+    fn enter(&mut self, entry: &Entry, cause: Cause, vector: u8) {
+        // The usual causes are compiled for themselves.
+        match cause {
+            Cause::Plain => self.bounce(entry, Cause::Plain, vector),
+            Cause::Code(code) => self.bounce(entry, Cause::Code(code), vector),
+            Cause::Syscall => self.bounce(entry, Cause::Syscall, vector),
+            rest @ (Cause::Syscall32 | Cause::Sysenter | Cause::Failsafe(_)) => self.bounce(entry, rest, vector),
+        }
+    }
+
+    /// As above.
+    #[inline(always)]
     fn bounce(&mut self, entry: &Entry, cause: Cause, vector: u8) {
         let (vcpu, info) = (self.vcpu, self.xen.info());
         let mode = vcpu.mode();

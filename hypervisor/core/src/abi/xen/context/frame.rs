@@ -90,7 +90,7 @@ impl Bounce {
 ///
 /// # Errors
 /// `Fault` when the frame would leave the guest's own range.
-#[inline]
+#[inline(always)]
 pub fn bounce(from: &Interrupted, mode: Mode, cause: Cause, handler: Handler) -> Result<Bounce, Errno> {
     let (rcx, r11) = match cause {
         Cause::Syscall | Cause::Syscall32 => (from.rip, from.rflags),
