@@ -120,7 +120,7 @@ impl Taken<'_> {
             Cause::Plain => self.bounce(entry, Cause::Plain, vector),
             Cause::Code(code) => self.bounce(entry, Cause::Code(code), vector),
             Cause::Syscall => self.bounce(entry, Cause::Syscall, vector),
-            rest @ (Cause::Syscall32 | Cause::Sysenter | Cause::Failsafe(_)) => self.bounce(entry, rest, vector),
+            rest @ (Cause::Syscall32 | Cause::Failsafe(_)) => self.bounce(entry, rest, vector),
         }
     }
 
