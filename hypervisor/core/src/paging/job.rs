@@ -206,7 +206,7 @@ impl Step {
         // Compiled for itself: most entries are in such tables.
         match self.level {
             Level::L1 => self.validate_at(Level::L1, references, machine, work),
-            level => self.validate_at(level, references, machine, work),
+            level @ (Level::L2 | Level::L3 | Level::L4) => self.validate_at(level, references, machine, work),
         }
     }
 
@@ -298,7 +298,7 @@ impl Step {
     ) -> Outcome {
         match self.level {
             Level::L1 => self.let_go_at(Level::L1, references, machine, work),
-            level => self.let_go_at(level, references, machine, work),
+            level @ (Level::L2 | Level::L3 | Level::L4) => self.let_go_at(level, references, machine, work),
         }
     }
 
