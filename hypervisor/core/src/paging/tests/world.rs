@@ -231,7 +231,7 @@ impl World<'_> {
         all.finish(self.machine.frames).unwrap();
     }
 
-    /// Memory is what the specification says; where a validation failed, entries may be adjusted.
+    /// Memory is what the specification says.
     fn compare_words(&mut self) {
         let may_differ = std::mem::take(&mut self.spec.unknown);
         let found = self.machine.tables.nonzero().filter(|((frame, _), _)| self.spec.is_own(*frame));
