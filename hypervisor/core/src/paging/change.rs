@@ -116,7 +116,7 @@ impl Paging {
             };
             let checked = ValidEntry::written(Level::L1, word, machine.frames.frames());
             let entry = checked.map_err(|bad| bad_word(Level::L1, bad))?;
-            let counts = old & PRESENT == 0 || (old ^ entry.bits()) & !HARMLESS != 0;
+            let counts = (old ^ entry.bits()) & !HARMLESS != 0;
             if counts {
                 self.references.take_page(machine, entry)?;
             }
@@ -153,7 +153,7 @@ impl Paging {
         };
         let mut old = machine.tables.load(table, index);
         let mut entry = written(old)?;
-        let counts = old & PRESENT == 0 || (old ^ entry.bits()) & !(HARMLESS | WRITABLE) != 0;
+        let counts = (old ^ entry.bits()) & !(HARMLESS | WRITABLE) != 0;
         if counts
             && let (Some(below), Some(leaf)) = (level.below(), Leaf::of(entry.bits()))
             && self.acquire(machine, vcpu, (leaf.frame(), below), work)? == Progress::Again

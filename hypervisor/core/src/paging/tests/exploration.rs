@@ -130,8 +130,8 @@ fn all_short_sequences_agree() {
 #[test]
 #[ignore = "minutes: cargo test --release -p hv-core all_sequences -- --ignored --nocapture"]
 fn all_sequences_agree() {
-    let depth = std::env::var("DEPTH").ok().and_then(|depth| depth.parse().ok()).unwrap_or(4);
+    let depth = std::env::var("DEPTH").ok().and_then(|depth| depth.parse().ok()).unwrap_or(5);
     let (states, count) = explore(depth);
     println!("depth {depth}: {states} states, {count} actions compared");
-    assert!(depth < 4 || count > 10_000_000, "{states} {count}");
+    assert!(depth < 5 || count > 10_000_000, "{states} {count}");
 }

@@ -153,6 +153,8 @@ impl<'m> Play<'m> {
             // What has to be dropped is dropped.
             Action::Abandon if matches!(self.calls[vcpu], Some(Call::Drop(..))) => {}
             Action::Abandon => self.calls[vcpu] = None,
+            // While a validation is cut, whether it fails would depend on where.
+            Action::Populate(_) if world.spec.pending.is_some() => {}
             Action::Populate(number) => {
                 let taken = world.paging.populate(world.machine, number).map(|frame| frame.0);
                 assert_eq!(taken, world.spec.populate(number));
@@ -215,5 +217,5 @@ proptest! {
 
 /// More with `PROPTEST_CASES`.
 fn cases() -> u32 {
-    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(64)
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(256)
 }

@@ -76,7 +76,7 @@ pub(super) struct Spec {
     pub(super) list: BTreeMap<u64, u64>,
     /// What stands in the hypervisor's entries of every root.
     pub(super) slots: [u64; 16],
-    /// Frames whose words may be adjusted or not, since a validation failed.
+    /// Words may be adjusted or not, since a validation failed that the specification did not see.
     pub(super) unknown: bool,
 }
 
@@ -202,8 +202,13 @@ impl Spec {
                 Use::Table(Level::L4) if (256..272).contains(&index) => {}
                 Use::Table(level) => {
                     let new = word(level, old, self.frames())?;
-                    self.admit_entry(counts, level, new)?;
-                    self.put(frame, index, new);
+                    let admitted = self.admit_entry(counts, level, new);
+                    // The entry stands there before the table below is looked at.
+                    let child = counts.get(&frame_of(new)).and_then(|child| child.used);
+                    if admitted.is_ok() || level.below().is_some_and(|below| child == Some(Use::Table(below))) {
+                        self.put(frame, index, new);
+                    }
+                    admitted?;
                 }
             }
         }
@@ -242,10 +247,8 @@ impl Spec {
     fn validate(&mut self, frame: u64, used: Use) -> Result<(), Errno> {
         let mut after = self.clone();
         let result = after.admit(&mut self.count(), frame, used);
-        match result {
-            Ok(()) => self.words = after.words,
-            Err(_) => self.unknown = true,
-        }
+        // What was looked at before the wrong entry stays as it was adjusted.
+        self.words = after.words;
         result
     }
 
