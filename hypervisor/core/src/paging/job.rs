@@ -79,12 +79,12 @@ impl Job {
         job
     }
 
-    /// Letting go of a table of which nothing but the last reference by type is left. `stale` is that of
-    /// [`References`]: if nothing was removed since all CPUs forgot all, neither was an entry that led here,
+    /// Letting go of a table of which nothing but the last reference by type is left. If nothing is stale,
+    /// so nothing was removed since all CPUs forgot all, neither was an entry that led here,
     /// and none leads here now. So a guest that takes tables off their root, and then unpins each, pays one
     /// flush and not one for each.
-    pub(super) fn release(frame: Mfn, level: Level, stale: bool) -> Job {
-        let mut job = Job { steps: [None; 4], depth: 0, is_unknown: !stale, waiting: None };
+    pub(super) fn release(frame: Mfn, level: Level, references: &References) -> Job {
+        let mut job = Job { steps: [None; 4], depth: 0, is_unknown: !references.stale, waiting: None };
         job.push(frame, level, Mode::Release);
         job
     }

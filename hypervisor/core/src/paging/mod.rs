@@ -358,7 +358,7 @@ impl Paging {
         level: Level,
         work: &mut u32,
     ) -> bool {
-        self.job = Some(Job::release(table, level, self.references.stale));
+        self.job = Some(Job::release(table, level, &self.references));
         self.go_on(machine, work)
     }
 }
