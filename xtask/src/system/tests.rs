@@ -112,7 +112,7 @@ fn the_exact_clock_of_a_xen_vm_is_warned_of_in_the_strict_profile() {
     let mut system = read(&xen("path = \"k\"")).unwrap();
     system.policy.policy.profile = Profile::Strict(Schedule { slots: Vec::new() });
     follow_profile(&mut system);
-    assert_eq!(system.vms.iter().map(|vm| vm.processor.time).last(), Some(TimeSource::Native));
+    assert_eq!(system.vms.iter().map(|vm| vm.processor.time).next_back(), Some(TimeSource::Native));
     let warnings = warnings(&system);
     assert_eq!(warnings.len(), 1);
     assert!(warnings[0].contains("`x` speaks Xen's ABI"), "{}", warnings[0]);

@@ -56,7 +56,9 @@ impl Cause {
     fn vector(self) -> Option<u8> {
         match self {
             Cause::Unhandled { vector, .. } | Cause::NoStack { vector, .. } => u8::try_from(vector).ok(),
-            _ => None,
+            Cause::NoSystemCallEntry | Cause::AuditFull => None,
+            #[cfg(feature = "xen")]
+            Cause::OwnWord { .. } | Cause::NoUserRoot => None,
         }
     }
 
@@ -65,7 +67,9 @@ impl Cause {
         match self {
             Cause::Unhandled { vector: PAGE_FAULT, address } => Some(address),
             Cause::NoStack { stack, .. } => Some(stack),
-            _ => None,
+            Cause::Unhandled { .. } | Cause::NoSystemCallEntry | Cause::AuditFull => None,
+            #[cfg(feature = "xen")]
+            Cause::OwnWord { .. } | Cause::NoUserRoot => None,
         }
     }
 }

@@ -208,8 +208,13 @@ impl Taken<'_> {
             Privileged::WriteDebug { debug, register } => self.write_debug(debug, register).into(),
             Privileged::ReadMsr => self.read_msr().into(),
             Privileged::WriteMsr => self.write_msr().into(),
-            Privileged::ReadTime | Privileged::ReadTimeAndNumber => {
-                self.read_time(what == Privileged::ReadTimeAndNumber);
+            Privileged::ReadTime => {
+                self.set_pair(processor::read_tsc());
+                Done::Past
+            }
+            Privileged::ReadTimeAndNumber => {
+                self.set_pair(processor::read_tsc());
+                self.registers.rcx = self.xen.state.lock().own.tsc_aux.into();
                 Done::Past
             }
             Privileged::SetExtendedControl => self.set_extended().into(),
@@ -407,14 +412,6 @@ impl Taken<'_> {
             }
         }
         Some(())
-    }
-
-    /// The time-stamp counter, for a kernel whose user mode may not read it.
-    fn read_time(&mut self, and_number: bool) {
-        self.set_pair(processor::read_tsc());
-        if and_number {
-            self.registers.rcx = self.xen.state.lock().own.tsc_aux.into();
-        }
     }
 
     fn set_extended(&mut self) -> Option<()> {

@@ -323,5 +323,4 @@ const fn is_global(virq: u32) -> bool {
 }
 
 #[cfg(test)]
-#[expect(clippy::arithmetic_side_effects, reason = "tests compute with small numbers of their own")]
 mod tests;
