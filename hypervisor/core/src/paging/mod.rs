@@ -86,14 +86,19 @@ struct Roots {
 }
 
 impl Roots {
-    /// Writes them into a root.
-    fn fill(&self, machine: Machine<'_, impl GuestTables>, root: Mfn) {
-        for (slot, table) in HYPERVISOR.zip(self.slots) {
+    /// Each of them with its place.
+    fn entries(&self) -> impl Iterator<Item = (usize, ValidEntry)> {
+        HYPERVISOR.zip(self.slots).map(|(slot, table)| {
             let list = if slot == HYPERVISOR.start { self.list } else { None };
             let shown = list.and_then(ValidEntry::shown_table);
             let entry = shown.or_else(|| table.and_then(ValidEntry::hypervisor_table));
-            machine.tables.store(root, slot, entry.unwrap_or(ValidEntry::NONE));
-        }
+            (slot, entry.unwrap_or(ValidEntry::NONE))
+        })
+    }
+
+    /// Writes them into a root.
+    fn fill(&self, machine: Machine<'_, impl GuestTables>, root: Mfn) {
+        self.entries().for_each(|(slot, entry)| machine.tables.store(root, slot, entry));
     }
 }
 

@@ -1,13 +1,15 @@
 //! The part of a VM that writes its own page tables in a recount of all frames. In builds for tests only.
 
 use protocol::VmId;
+use protocol::xen::M2P_INVALID;
 
 use super::job::HYPERVISOR;
 use super::{GuestTables, Paging};
 use crate::addr::Mfn;
+use crate::addr::convert::index;
 use crate::frame::typed::{Level, Type};
 use crate::frame::{Class, Kind};
-use crate::space::entry::Leaf;
+use crate::space::entry::{ACCESSED, DIRTY, Leaf, ValidEntry};
 use crate::space::{Machine, Recount, Wrong};
 
 impl Paging {
@@ -34,7 +36,7 @@ impl Paging {
         }
         all.pool(machine.frames, &self.pool, Class::new(Some(vm), Kind::Pool))?;
         if let Some(list) = self.roots.list {
-            recount_list(machine, all, vm, (list, Level::L3))?;
+            recount_list(machine, all, vm, (list, Level::L3, 0))?;
         }
         for (frame, used) in owned() {
             let Type::Table(level) = used.current() else {
@@ -45,6 +47,7 @@ impl Paging {
             }
             if used.is_validated() {
                 self.recount_entries(machine, all, (frame, level, 512))?;
+                self.check_root(machine, (frame, level))?;
             }
         }
         for (table, level, counted) in self.job.iter().flat_map(super::Job::tables) {
@@ -75,7 +78,12 @@ impl Paging {
     ) -> Result<(), Wrong> {
         let class = self.references.class;
         for slot in (0..entries).filter(|slot| level != Level::L4 || !HYPERVISOR.contains(slot)) {
-            let Some(leaf) = Leaf::of(machine.tables.load(table, slot)) else {
+            let word = machine.tables.load(table, slot);
+            let written = ValidEntry::written(level, word, machine.frames.frames());
+            if written.is_ok_and(|entry| entry.bits() != word) || written.is_err() {
+                return Err(("a page table has an entry that none may have", table));
+            }
+            let Some(leaf) = Leaf::of(word) else {
                 continue;
             };
             match level.below() {
@@ -86,9 +94,22 @@ impl Paging {
         }
         Ok(())
     }
+
+    /// A root has the hypervisor's entries, in which processors set bits.
+    ///
+    /// # Errors
+    /// What does not agree.
+    fn check_root(&self, machine: Machine<'_, impl GuestTables>, (table, level): (Mfn, Level)) -> Result<(), Wrong> {
+        let differs = |(slot, entry): (usize, ValidEntry)| {
+            (machine.tables.load(table, slot) ^ entry.bits()) & !(ACCESSED | DIRTY) != 0
+        };
+        let is_wrong = level == Level::L4 && self.roots.entries().any(differs);
+        if is_wrong { Err(("a root without the hypervisor's entries", table)) } else { Ok(()) }
+    }
 }
 
-/// Notes a table of the list "machine frame to guest frame" and all below.
+/// Notes a table of the list "machine frame to guest frame" and all below; its first word is about a machine frame.
+/// The list tells nothing of the frames of others.
 ///
 /// # Errors
 /// What does not agree.
@@ -96,7 +117,7 @@ fn recount_list(
     machine: Machine<'_, impl GuestTables>,
     all: &mut Recount<'_>,
     vm: VmId,
-    (table, level): (Mfn, Level),
+    (table, level, first): (Mfn, Level, u64),
 ) -> Result<(), Wrong> {
     let note = |all: &mut Recount<'_>, frame, kind| {
         let class = Class::new(Some(vm), kind);
@@ -104,13 +125,24 @@ fn recount_list(
         all.set(frame, class, number)
     };
     note(all, table, Kind::Table)?;
-    for slot in 0..512 {
+    let each = match level.below() {
+        Some(Level::L2) => 1 << 27,
+        Some(_) => 1 << 18,
+        None => 1 << 9,
+    };
+    for (slot, first) in (0..512).zip((first..).step_by(each)) {
         let Some(leaf) = Leaf::of(machine.tables.load(table, slot)) else {
             continue;
         };
-        match level.below() {
-            Some(below) => recount_list(machine, all, vm, (leaf.frame(), below))?,
-            None => note(all, leaf.frame(), Kind::Shared)?,
+        if let Some(below) = level.below() {
+            recount_list(machine, all, vm, (leaf.frame(), below, first))?;
+            continue;
+        }
+        note(all, leaf.frame(), Kind::Shared)?;
+        let tells = |word: &u64| machine.tables.load(leaf.frame(), index(*word)) != M2P_INVALID;
+        let is_own = |word: &u64| machine.frames.has_any(vm, Mfn(first | *word)..Mfn(first | *word).offset(1));
+        if !(0..512).filter(tells).all(|word| is_own(&word)) {
+            return Err(("a list tells of a frame that is another's", leaf.frame()));
         }
     }
     Ok(())

@@ -24,6 +24,7 @@ use super::line::Line;
 use super::lock::Lock;
 use super::machine::{Life, Vm, machine};
 use super::panic;
+use super::xen::Held;
 
 /// A word for each frame, and how many frames each VM had when it was looked at first.
 static SCRATCH: Lock<(&'static mut [u64], [u64; 128])> = Lock::new((&mut [], [0; 128]));
@@ -63,6 +64,12 @@ pub(super) fn answered(vm: &Vm, rax: u64) {
 /// Whether a call is the one that asks for a recount: the last topic of all, which `info` refuses.
 pub(super) fn is_asked(number: u64, topic: u64) -> bool {
     number == Info::NUMBER && topic == u64::MAX
+}
+
+/// Whether a call of Xen's ABI is that one: the last command of all, which `xen_version` refuses.
+#[cfg(feature = "xen")]
+pub(super) fn is_asked_by_xen(number: u64, command: u64) -> bool {
+    number == protocol::xen::call::XEN_VERSION && command == u64::MAX
 }
 
 /// Checks everything. A difference ends the machine.
@@ -108,28 +115,28 @@ fn agree() {
     let vms = &machine().vms;
     // In the order of locks: all memories, so that nothing changes, then each table of grants.
     let memories: [_; 64] = core::array::from_fn(|number| vms.get(number).map(|vm| vm.memory.lock()));
+    let held: [_; 64] = core::array::from_fn(|number| vms.get(number).and_then(|vm| vm.xen.as_ref()?.hold(vm)));
     let is_busy = vms.iter().any(|vm| matches!(*vm.life.lock(), Life::Ending(_)));
     if is_busy || vms.iter().any(|vm| vm.grants.lock().given().any(|(_, _, is_revoked)| is_revoked)) {
         return;
     }
     let mut scratch = SCRATCH.lock();
     let (words, before) = &mut *scratch;
-    let result = count(words, memories.iter().flatten().filter_map(|memory| memory.as_ref()));
+    let native = memories.iter().flatten().filter_map(|memory| memory.as_ref());
+    let result = count(words, native, held.iter().flatten());
     let owned = match result {
         Ok(owned) => owned,
         Err((what, frame)) => panic::broken("R1", format_args!("recount: {what}: frame {:#x}", frame.0)),
     };
     for ((now, before), number) in owned.iter().zip(before).zip(0_usize..).skip(1) {
-        let exists =
-            memories.get(number.wrapping_sub(1)).is_some_and(|found| found.as_deref().is_some_and(Option::is_some));
+        let place = number.wrapping_sub(1);
+        let is_native = memories.get(place).is_some_and(|found| found.as_deref().is_some_and(Option::is_some));
+        let exists = is_native || held.get(place).is_some_and(Option::is_some);
         if *before == 0 {
             *before = *now;
         }
         if *now != if exists { *before } else { 0 } {
-            panic::broken(
-                "R2",
-                format_args!("recount: VM {} has {now} frames, it had {before}", number.wrapping_sub(1)),
-            );
+            panic::broken("R2", format_args!("recount: VM {place} has {now} frames, it had {before}"));
         }
     }
     DONE.fetch_add(1, Ordering::Relaxed);
@@ -139,9 +146,14 @@ fn agree() {
 ///
 /// # Errors
 /// What does not agree.
-fn count<'a>(words: &mut [u64], memories: impl Iterator<Item = &'a Memory>) -> Result<[u64; 128], Wrong> {
+fn count<'a>(
+    words: &mut [u64],
+    native: impl Iterator<Item = &'a Memory>,
+    mut held: impl Iterator<Item = &'a Held<'a>>,
+) -> Result<[u64; 128], Wrong> {
     let mut all = Recount::begin(words);
-    memories.into_iter().try_for_each(|memory| memory.recount(machine().memory(), &mut all))?;
+    native.into_iter().try_for_each(|memory| memory.recount(machine().memory(), &mut all))?;
+    held.try_for_each(|held| held.recount(&mut all))?;
     let mut mapped = 0_u64;
     for vm in &machine().vms {
         for (frame, is_mapped, _) in vm.grants.lock().given() {

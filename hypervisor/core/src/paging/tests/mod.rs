@@ -27,6 +27,7 @@ use crate::space::entry::LeafKind;
 use crate::space::{Machine, ValidEntry};
 use core::sync::atomic::AtomicU64;
 use protocol::flags::MapFlags;
+use protocol::xen::M2P_INVALID;
 use protocol::{VcpuId, VmId};
 
 pub(super) const VM: VmId = VmId(3);
@@ -88,6 +89,7 @@ pub(super) fn set_up(machine: Machine<'_, impl GuestTables>, paging: &mut Paging
     }
     let page = ValidEntry::leaf(Mfn(LIST[3]), MapFlags::empty(), LeafKind::Special).unwrap();
     machine.tables.store(Mfn(LIST[2]), 0, page);
+    (0..512).for_each(|word| machine.tables.store_word(Mfn(LIST[3]), word, M2P_INVALID));
     to(OTHERS, FOREIGN);
     to(HYPERVISORS, Class::new(None, Kind::Table));
     to(SHARED, OWN);

@@ -5,6 +5,8 @@ mod build;
 pub(super) mod check;
 mod memory;
 mod plan;
+#[cfg(feature = "recount")]
+mod recount;
 
 pub use build::XenBuilder;
 pub use memory::XenMemory;

@@ -49,6 +49,12 @@ impl LocalTable {
         processor::xen::load_local_table(window::local_address(vcpu.index), self.entries);
     }
 
+    /// The frames that the window shows.
+    #[cfg(feature = "recount")]
+    pub(super) const fn shown(&self) -> [Option<Mfn>; PAGES] {
+        self.shown
+    }
+
     /// Takes all its pages out of the window of its vCPU, which is loaded on this CPU.
     pub(super) fn hide(&mut self, memory: &mut XenMemory, vcpu: &Vcpu) {
         if self.entries == 0 {

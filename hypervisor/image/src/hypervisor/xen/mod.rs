@@ -11,8 +11,12 @@ mod events;
 mod life;
 mod local;
 mod memory;
+#[cfg(feature = "recount")]
+mod recount;
 
 pub(super) use life::Apart;
+#[cfg(feature = "recount")]
+pub(super) use recount::Held;
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 

@@ -83,6 +83,11 @@ pub(super) fn handle(cpu: &'static Cpu, vcpu: &'static Vcpu, xen: &'static XenVc
     };
     let Registers { rax: number, rdi, rsi, rdx, r10, r8, .. } = *registers;
     vcpu.trace.begin(number, rdi, rsi);
+    #[cfg(feature = "recount")]
+    if crate::hypervisor::recount::is_asked_by_xen(number, rdi) {
+        crate::hypervisor::recount::run();
+        crate::hypervisor::recount::enter();
+    }
     let mut arguments = [rdi, rsi, rdx, r10, r8];
     let mut caller = Caller { cpu, vcpu, xen, domain, registers, in_batch: false };
     match caller.dispatch(number, &mut arguments) {
