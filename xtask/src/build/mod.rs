@@ -28,6 +28,28 @@ pub enum Profile {
     Debug,
 }
 
+/// Which hypervisor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Variant {
+    /// As it is released.
+    Plain,
+    /// It recounts all frames.
+    Recounting,
+    /// It leaves the Xen personality out.
+    WithoutXen,
+}
+
+impl Variant {
+    /// Its name, and what cargo is told.
+    fn features(self) -> Option<(&'static str, &'static [&'static str])> {
+        match self {
+            Variant::Plain => None,
+            Variant::Recounting => Some(("recount", &["--features", "recount"])),
+            Variant::WithoutXen => Some(("without-xen", &["--no-default-features"])),
+        }
+    }
+}
+
 /// Builds programs, each once.
 #[derive(Debug)]
 pub struct Builder {
@@ -41,9 +63,12 @@ impl Builder {
         Builder { profile, built: HashMap::new() }
     }
 
-    /// The hypervisor's ELF file; one that recounts all frames if so wished.
-    pub fn hypervisor(&mut self, recounts: bool) -> Result<PathBuf, Failure> {
-        let built = if recounts { self.recounting() } else { self.obtain(&plain_hypervisor()) };
+    /// The hypervisor's ELF file.
+    pub fn hypervisor(&mut self, variant: Variant) -> Result<PathBuf, Failure> {
+        let built = match variant.features() {
+            None => self.obtain(&plain_hypervisor()),
+            Some((name, arguments)) => self.variant(name, arguments),
+        };
         match built {
             Ok(path) => Ok(path),
             Err(Missing::Absent(what) | Missing::Broken(what) | Missing::Package(what)) => {
@@ -52,15 +77,15 @@ impl Builder {
         }
     }
 
-    /// The hypervisor that recounts. cargo puts it where it puts the plain one, so it is copied, and the
-    /// plain one is asked for again when it is needed.
-    fn recounting(&mut self) -> Result<PathBuf, Missing> {
-        let key = Artifact::Package("hv".to_owned(), Some("recount".to_owned()));
+    /// A hypervisor with other features. cargo puts it where it puts the plain one, so it is copied, and
+    /// the plain one is asked for again when it is needed.
+    fn variant(&mut self, name: &str, arguments: &[&str]) -> Result<PathBuf, Missing> {
+        let key = Artifact::Package("hv".to_owned(), Some(name.to_owned()));
         if let Some(result) = self.built.get(&key) {
             return result.clone();
         }
-        let result = self.cargo(&tree::root(), Some("hv"), None, &["--features", "recount"]).and_then(|path| {
-            let copy = tree::work().join("hv-recount");
+        let result = self.cargo(&tree::root(), Some("hv"), None, arguments).and_then(|path| {
+            let copy = tree::work().join(format!("hv-{name}"));
             let copied = std::fs::create_dir_all(tree::work()).and_then(|()| std::fs::copy(&path, &copy));
             copied.map(|_| copy).map_err(|error| Missing::Broken(format!("{}: {error}", path.display())))
         });

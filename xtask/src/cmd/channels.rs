@@ -224,7 +224,7 @@ impl Lab {
         let mut builder = Builder::new(program::Profile::Release);
         // A copy: whoever builds another variant meanwhile puts it in the same place.
         let hypervisor = tree::work().join("hv-channels");
-        let built = builder.hypervisor(false)?;
+        let built = builder.hypervisor(program::Variant::Plain)?;
         std::fs::copy(&built, &hypervisor).context(built.display())?;
         Ok(Lab { builder, program, hypervisor, span: options.span, raw: options.raw })
     }

@@ -21,7 +21,7 @@ pub mod test;
 
 use std::path::{Path, PathBuf};
 
-use crate::build::{Builder, Profile};
+use crate::build::{Builder, Profile, Variant};
 use crate::decode::Programs;
 use crate::error::{Context, Exit, Failure};
 use crate::host::major_version;
@@ -115,7 +115,7 @@ pub fn prepare(
     memory_mib: impl Into<Option<u64>>,
 ) -> Result<Prepared, Failure> {
     let recounts = system.test.as_ref().is_some_and(|test| test.recount);
-    let hypervisor = builder.hypervisor(recounts)?;
+    let hypervisor = builder.hypervisor(if recounts { Variant::Recounting } else { Variant::Plain })?;
     let assembly = build(system, builder, memory_mib)?;
     let image = tree::work().join(format!("{}.img", system.name));
     write(&image, &pack::pack(&assembly)?)?;

@@ -145,7 +145,7 @@ impl Test {
         for vm in &mut system.vms {
             vm.vcpus = options.smp.clamp(1, 2);
         }
-        let built = builder.hypervisor(false)?;
+        let built = builder.hypervisor(program::Variant::Plain)?;
         let memory_mib = 128;
         let mut assembly = build(&system, builder, memory_mib)?;
         if options.profile == Which::Strict {

@@ -5,9 +5,9 @@ pub(crate) mod descriptors;
 mod entry;
 mod ring0;
 
+pub(crate) use entry::{load, system_call_entries};
 #[cfg(feature = "xen")]
-pub(crate) use entry::xen_gates;
-pub(crate) use entry::{load, native_gates, system_call_entries};
+pub(crate) use entry::{native_gates, xen_gates};
 
 /// Exports the two functions that entry code calls: `on_system_call` and `on_trap` get the guest's
 /// registers, and what they leave in them is what the guest goes on with; `on_interrupt` gets the

@@ -20,6 +20,7 @@ pub(super) struct Cpu {
     /// The [`super::vcpu::Vcpu::controls`] that are in force.
     controls: AtomicU64,
     /// The window whose tables are in force, or 0 for the native ones.
+    #[cfg(feature = "xen")]
     pub(super) tables: AtomicU64,
     /// The time slot that it is in.
     pub(super) slot: OwnSlot,
@@ -44,6 +45,7 @@ impl Cpu {
             current: AtomicUsize::new(NONE),
             work: AtomicU32::new(0),
             controls: AtomicU64::new(u64::MAX),
+            #[cfg(feature = "xen")]
             tables: AtomicU64::new(0),
             slot,
         }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Bench, Case, Verdict};
+use crate::build::Variant;
 use crate::cmd::{self, load, prepare, system_names};
 use crate::conformance::Extent;
 use crate::error::{Context, Failure};
@@ -29,6 +30,9 @@ pub fn cases() -> Result<Vec<Case>, Failure> {
     }
     for way in [Way::Bios, Way::Uefi, Way::Bochs] {
         cases.push(Case::new(format!("guest/hello {}", way.name()), move |bench| way.test(bench)));
+    }
+    for name in ["hello", "xen-abi"] {
+        cases.push(Case::new(format!("guest/without-xen {name}"), move |bench| without_xen(bench, name)));
     }
     for (cpu, missing) in UNFIT {
         let title = format!("guest/unfit-cpu {cpu}");
@@ -215,14 +219,38 @@ pub fn explain(wrong: &[String], outcome: &Outcome) -> String {
     parts.concat().join("\n")
 }
 
+/// Boots a system on a hypervisor that leaves the Xen personality out: a native one runs, another is refused.
+fn without_xen(bench: &mut Bench, name: &str) -> Verdict {
+    let build = |bench: &mut Bench| bench.builder.hypervisor(Variant::WithoutXen);
+    let outcome = build(bench).and_then(|hypervisor| {
+        run_other(bench, name, "max,-smap", |prepared| {
+            Ok(Some(Boot::Direct { hypervisor, image: prepared.image.clone() }))
+        })
+    });
+    if name == "hello" {
+        return judge(outcome, None);
+    }
+    super::damage::expect_refusal(outcome, "VM 0: it speaks Xen's ABI, which this hypervisor was built without")
+}
+
 /// Boots the hello system on a machine of one CPU model. `change` may replace the way it boots.
 pub fn run_hello(
     bench: &mut Bench,
     cpu: &str,
     change: impl FnOnce(&cmd::Prepared) -> Result<Option<Boot>, Failure>,
 ) -> Result<Outcome, Failure> {
+    run_other(bench, "hello", cpu, change)
+}
+
+/// The same for any system.
+fn run_other(
+    bench: &mut Bench,
+    name: &str,
+    cpu: &str,
+    change: impl FnOnce(&cmd::Prepared) -> Result<Option<Boot>, Failure>,
+) -> Result<Outcome, Failure> {
     let program = bench.emulator()?;
-    let system = load("hello")?;
+    let system = load(name)?;
     let prepared = prepare(&system, &mut bench.builder, 256)?;
     let boot = change(&prepared)?
         .unwrap_or_else(|| Boot::Direct { hypervisor: prepared.hypervisor.clone(), image: prepared.image.clone() });

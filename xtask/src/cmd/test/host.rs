@@ -11,9 +11,14 @@ use crate::{cmd, tree};
 
 /// Suites of tests: name and arguments of `cargo test`. xtask is built in its own profile already; its tests
 /// reuse that.
-const SUITES: [(&str, &[&str]); 4] = [
+const SUITES: [(&str, &[&str]); 5] = [
     ("unit/protocol", &["-p", "protocol", "--all-features"]),
     ("unit/hv-core", &["-p", "hv-core", "--all-features"]),
+    // What differs without the Xen personality.
+    (
+        "unit/hv-core-without-xen",
+        &["-p", "hv-core", "--no-default-features", "--lib", "--", "frame::", "vm::", "abi::"],
+    ),
     ("unit/all-others", &["--workspace", "--exclude", "protocol", "--exclude", "hv-core", "--exclude", "xtask"]),
     ("unit/xtask", &["--profile", "xtask", "-p", "xtask"]),
 ];
@@ -47,10 +52,15 @@ const MIRI: [(&str, &[&str]); 3] = [
 ];
 
 /// What clippy looks at: name and arguments. The hypervisor is looked at as it is built.
-const CLIPPY: [(&str, &[&str]); 3] = [
+const CLIPPY: [(&str, &[&str]); 5] = [
     ("unit/clippy-host", &["-p", "protocol", "-p", "hv-core", "-p", "guest-build", "--all-targets", "--all-features"]),
     ("unit/clippy-xtask", &["--profile", "xtask", "-p", "xtask", "--all-targets"]),
     ("unit/clippy-hypervisor", &["--release", "--target", TARGET, "-p", "hv-arch", "-p", "hv"]),
+    ("unit/clippy-without-xen", &["-p", "hv-core", "--all-targets", "--no-default-features", "--features", "fakes"]),
+    (
+        "unit/clippy-hypervisor-without-xen",
+        &["--release", "--target", TARGET, "-p", "hv-arch", "-p", "hv", "--no-default-features"],
+    ),
 ];
 
 /// The tests, cheap ones first.
