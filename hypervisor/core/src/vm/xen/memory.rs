@@ -9,7 +9,7 @@ use crate::paging::Paging;
 use crate::space::{Machine, Remains, TableMemory, Teardown};
 
 /// Records of frames that one step of the teardown looks at.
-const STEP_LOOKS: u64 = 4096;
+const STEP_LOOKS: u64 = 2048;
 /// Frames that it takes back at most.
 const STEP_FRAMES: u64 = 64;
 
