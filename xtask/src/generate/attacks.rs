@@ -1,6 +1,6 @@
 //! The page of attacks, from the catalogue of the hostile guests.
 
-use hostile_catalogue::{Group, ROWS, Row};
+use hostile_catalogue::{Group, ROWS, Row, XEN_ROWS};
 
 use super::table;
 
@@ -30,19 +30,20 @@ emulation, HC hypercalls, PR preemption, EV events, GR grants, LC life cycle, PO
 ";
 
 /// Titles of the groups.
-const GROUPS: [(Group, &str); 5] = [
+const GROUPS: [(Group, &str); 6] = [
     (Group::Memory, "Memory: `hostile-memory`"),
     (Group::Entry, "Entry and exit: `hostile-entry`"),
     (Group::Calls, "Calls, events, scheduling: `hostile-calls`"),
     (Group::Sharing, "Sharing, policy, life cycle: `hostile-sharing`"),
-    (Group::Absent, "Not possible here"),
+    (Group::Xen, "Page tables of one's own: `hostile-xen`, `hostile-xen-deaths`"),
+    (Group::Absent, "Not possible by native guests"),
 ];
 
 /// The page.
 pub fn page() -> (String, String) {
     let mut text = HEAD.to_owned();
     for (group, title) in GROUPS {
-        let mut rows: Vec<&Row> = ROWS.iter().filter(|row| row.group == group).collect();
+        let mut rows: Vec<&Row> = ROWS.iter().chain(XEN_ROWS).filter(|row| row.group == group).collect();
         rows.sort_by_key(|row| row.id);
         text += &format!("## {title}\n\n");
         let last = if group == Group::Absent { "why" } else { "what must happen" };

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use hostile_catalogue::{Group, ROWS};
+use hostile_catalogue::{Group, ROWS, XEN_ROWS};
 use protocol::audit::AuditKind;
 use protocol::shared::AuditRecord;
 
@@ -163,9 +163,9 @@ fn attacks(outcome: &Outcome) -> Attacks {
         }
         let words: Vec<&str> = text.split(' ').collect();
         match words.as_slice() {
-            ["attack", id, _, "ok", ..] => *found.withstood.entry((*id).to_owned()).or_default() += 1,
-            ["attack", id, _, "dies", code] => {
-                dying.insert(vm.to_owned(), ((*id).to_owned(), (*code).to_owned()));
+            ["attack", id, mode, "ok", ..] => *found.withstood.entry(named(id, mode)).or_default() += 1,
+            ["attack", id, mode, "dies", code] => {
+                dying.insert(vm.to_owned(), (named(id, mode), (*code).to_owned()));
             }
             ["attack", ..] => found.wrong.push(line.clone()),
             ["spoofed", ..] if vm != "attacker" => found.wrong.push(line.clone()),
@@ -178,17 +178,22 @@ fn attacks(outcome: &Outcome) -> Attacks {
     found
 }
 
+/// The mode of attacks by kernels of Xen's ABI, which have a table of their own.
+const XEN: &str = "xen";
+
+/// The name of a row.
+fn named(id: &str, mode: &str) -> String {
+    if mode == XEN { format!("{id} by {XEN}") } else { id.to_owned() }
+}
+
 /// Compares with the catalogue.
 fn count(withstood: &BTreeMap<String, usize>) -> Verdict {
-    let expected: Vec<&str> = ROWS.iter().filter(|row| row.group != Group::Absent).map(|row| row.id).collect();
+    let native = ROWS.iter().filter(|row| row.group != Group::Absent).map(|row| row.id.to_owned());
+    let expected: Vec<String> = native.chain(XEN_ROWS.iter().map(|row| named(row.id, XEN))).collect();
     let mut wrong: Vec<String> = Vec::new();
-    wrong.extend(expected.iter().filter(|id| !withstood.contains_key(**id)).map(|id| format!("{id} did not run")));
-    wrong.extend(
-        withstood
-            .keys()
-            .filter(|id| !expected.contains(&id.as_str()))
-            .map(|id| format!("{id} is not in the catalogue")),
-    );
+    wrong.extend(expected.iter().filter(|id| !withstood.contains_key(*id)).map(|id| format!("{id} did not run")));
+    wrong
+        .extend(withstood.keys().filter(|id| !expected.contains(id)).map(|id| format!("{id} is not in the catalogue")));
     if withstood.len() < LEAST {
         wrong.push(format!("{} distinct ids, at least {LEAST} are wanted", withstood.len()));
     }

@@ -1,0 +1,4 @@
+//! Links a guest kernel.
+fn main() {
+    guest_build::kernel();
+}
