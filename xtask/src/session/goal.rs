@@ -1,6 +1,6 @@
 //! What a run waits for: expected texts, and a script of sends and expectations.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use protocol::record::INPUT_LINE;
@@ -57,7 +57,8 @@ pub struct Step {
 pub enum Action {
     /// Waits for a line of the VM that holds the text.
     Expect(String),
-    /// Waits for a line of the VM that ends with the text and does not end itself: the VM waits for input.
+    /// Waits for a line of the VM that ends with the text and does not end itself: the VM waits for input. Only of
+    /// the VM that has the input such lines are shown, so it gets the input.
     Prompt(String),
     /// Sends the text and a newline to the VM.
     Send(String),
@@ -115,6 +116,8 @@ pub struct Progress<'a> {
     /// Switches that did not lead to the wanted VM.
     switches: usize,
     vms: Vec<String>,
+    /// The VMs that have said anything.
+    heard: HashSet<String>,
     reactions: Vec<&'a (String, Reaction)>,
     /// The VM to which a text was sent and which has ended no line since: its prompt is the answered one.
     answered: Option<&'a str>,
@@ -132,6 +135,7 @@ impl<'a> Progress<'a> {
             switching: false,
             switches: 0,
             vms: vms.to_vec(),
+            heard: HashSet::new(),
             reactions: goal.reactions.iter().collect(),
             answered: None,
             keys: Keys::default(),
@@ -163,6 +167,13 @@ impl<'a> Progress<'a> {
         }
         if self.answered.is_some_and(|vm| content_of(vm, line).is_some()) {
             self.answered = None;
+        }
+        if let Some(vm) = self.vms.iter().find(|vm| content_of(vm, line).is_some()) {
+            self.heard.insert(vm.clone());
+            if self.steps.front().is_some_and(|step| step.vm == *vm) {
+                // It is there, perhaps again: worth another round.
+                self.switches = 0;
+            }
         }
         self.unseen.retain(|text| !line.contains(text));
         self.step(line);
@@ -217,28 +228,49 @@ impl<'a> Progress<'a> {
     /// attention key.
     pub fn next_send(&mut self) -> Option<Press> {
         let step = self.steps.front()?;
-        let text = match &step.action {
-            Action::Send(text) => text,
-            Action::Expect(_) | Action::Prompt(_) => return None,
+        match &step.action {
             Action::Attention => {
                 self.steps.pop_front();
-                return Some(Press::Break);
+                Some(Press::Break)
             }
-        };
-        let ready = step.vm == "*" || self.foreground.as_deref() == Some(&step.vm);
-        if ready {
-            let bytes = format!("{text}\n").into_bytes();
-            self.answered = Some(&step.vm);
-            self.steps.pop_front();
-            self.switches = 0;
-            return Some(Press::Bytes(bytes));
+            Action::Send(text) if step.vm == "*" || self.has_input(&step.vm) => {
+                let bytes = format!("{text}\n").into_bytes();
+                self.answered = Some(&step.vm);
+                self.steps.pop_front();
+                self.switches = 0;
+                Some(Press::Bytes(bytes))
+            }
+            // Keys that are typed before anyone listens are lost.
+            Action::Prompt(_) if !self.heard.contains(&step.vm) || self.has_input(&step.vm) => None,
+            Action::Send(_) | Action::Prompt(_) => self.switch(),
+            Action::Expect(_) => None,
         }
+    }
+
+    fn has_input(&self, vm: &str) -> bool {
+        self.foreground.as_deref() == Some(vm)
+    }
+
+    /// The key that gives the input to the next VM, once for each confirmation, and for one round.
+    fn switch(&mut self) -> Option<Press> {
         if self.switching || self.switches > self.vms.len() {
             return None;
         }
         self.switching = true;
         self.switches += 1;
         Some(Press::Bytes(vec![SWITCH]))
+    }
+
+    /// What may bring back a prompt behind which a VM has printed something of its own.
+    pub fn nudge(&self) -> Option<Press> {
+        let step = self.steps.front()?;
+        let waits = matches!(step.action, Action::Prompt(_)) && self.has_input(&step.vm);
+        waits.then(|| Press::Bytes(b"\n".to_vec()))
+    }
+
+    /// Steps that are left.
+    pub fn steps_left(&self) -> usize {
+        self.steps.len()
     }
 
     /// What to do with a key.
@@ -301,6 +333,30 @@ mod tests {
         progress.partial("[sh] / # ");
         assert_eq!(progress.next_send(), Some(Press::Bytes(b"exit\n".to_vec())));
         assert!(progress.reached());
+    }
+
+    #[test]
+    fn a_prompt_is_shown_to_whoever_has_the_input() {
+        let goal = Goal { script: parse_script("b prompt #\nb send x\n").unwrap(), ..Goal::default() };
+        let mut progress = Progress::new(&goal, &["a".into(), "b".into()]);
+        progress.line("cloister: the console's input goes to [a] from now on");
+        assert_eq!(progress.next_send(), None, "nobody may be there yet");
+        progress.line("[b] starts");
+        assert_eq!(progress.next_send(), Some(Press::Bytes(vec![0x1d])));
+        assert_eq!(progress.nudge(), None, "it would go to another VM");
+        for _ in 0..4 {
+            progress.line("cloister: the console's input goes to [a] from now on");
+            progress.next_send();
+        }
+        assert_eq!(progress.next_send(), None, "it cannot have the input now");
+        progress.line("[b] starts again");
+        assert_eq!(progress.next_send(), Some(Press::Bytes(vec![0x1d])));
+        progress.line("cloister: the console's input goes to [b] from now on");
+        assert_eq!(progress.next_send(), None);
+        assert_eq!(progress.nudge(), Some(Press::Bytes(b"\n".to_vec())));
+        progress.partial("[b] #");
+        assert_eq!((progress.nudge(), progress.steps_left()), (None, 1));
+        assert_eq!(progress.next_send(), Some(Press::Bytes(b"x\n".to_vec())));
     }
 
     #[test]

@@ -60,6 +60,8 @@ enum Signal {
 const ORDER_WINDOW: Duration = Duration::from_millis(20);
 /// How long an unfinished line waits for its end before it is shown.
 const PARTIAL_WINDOW: Duration = Duration::from_millis(40);
+/// How long a script waits for a prompt before it presses the return key.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A running machine with everything around it.
 struct Session<'a> {
@@ -73,6 +75,8 @@ struct Session<'a> {
     waiting: Vec<(Instant, u64, Shown)>,
     /// When bytes last came.
     quiet_since: Instant,
+    /// How many steps of the script were left, and since when that or the last return key.
+    step: (usize, Instant),
     outcome: Outcome,
     stop: bool,
     /// Where the serial line is saved as it is.
@@ -101,6 +105,7 @@ pub fn run(machine: &Machine, programs: &Programs, goal: &Goal, view: &mut dyn V
         demultiplexer: Demultiplexer::new(),
         waiting: Vec::new(),
         quiet_since: started,
+        step: (0, started),
         outcome: Outcome {
             exit: Exit::Unmet,
             unmet: Vec::new(),
@@ -286,6 +291,14 @@ impl Session<'_> {
 
     /// Sends what the script has to send now.
     fn send_scripted(&mut self) {
+        let left = self.progress.steps_left();
+        if self.step.0 != left || self.step.1.elapsed() >= PATIENCE {
+            let is_late = self.step.0 == left;
+            self.step = (left, Instant::now());
+            if is_late && let Some(press) = self.progress.nudge() {
+                self.press(&press);
+            }
+        }
         if let Some(press) = self.progress.next_send() {
             self.press(&press);
         }
