@@ -2,10 +2,10 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use functional_support::registers::All;
 use guest_sdk::console::Input;
 use guest_sdk::frame::FrameRun;
 use guest_sdk::{Nanos, StartInfo, VcpuId, println, smp, time, verdict};
-use hostile_support::registers::All;
 
 /// Frames with the pattern.
 const FRAMES: u64 = 64;
