@@ -567,11 +567,14 @@ fn root_in_use(w: &mut World) -> Outcome {
     let space = create()?;
     SPACE.store(u64::from(space.0), Ordering::SeqCst);
     {
-        let _racing = race(&[|_| {
+        let racing = race(&[|_| {
             let space = SpaceId(SPACE.load(Ordering::SeqCst) as u32);
             let _ = switch(space);
             let _ = call::yield_cpu();
         }]);
+        while racing.rounds(0) < 2 {
+            let _ = call::yield_cpu();
+        }
         for _ in 0..200 {
             same!(go(SpaceDestroy { space }), Err(Status::Busy), "destroy a space that another vCPU runs in");
             let _ = call::yield_cpu();

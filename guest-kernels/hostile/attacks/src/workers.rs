@@ -44,7 +44,7 @@ pub struct Racing {
     workers: core::ops::Range<usize>,
 }
 
-/// Has workers run these jobs, at most two, and waits until each has done one round.
+/// Has workers run these jobs, at most two, and waits until each has begun its first round.
 pub fn race(jobs: &[Job]) -> Racing {
     begin(0, jobs)
 }
@@ -72,7 +72,7 @@ fn begin(first: usize, jobs: &[Job]) -> Racing {
 }
 
 impl Racing {
-    /// Rounds of a worker so far.
+    /// Rounds that a worker has begun.
     pub fn rounds(&self, worker: usize) -> u64 {
         ROUNDS[worker].load(Ordering::SeqCst)
     }
