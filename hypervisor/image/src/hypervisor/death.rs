@@ -89,6 +89,9 @@ pub(super) fn die(cpu: &Cpu, vcpu: &Vcpu, registers: &Registers, cause: &Cause) 
         teardown::stop_all(vm);
         if on_crash(vm) == OnCrash::HaltAll {
             audit::record(vm, AuditKind::HaltAll, [0; 2]);
+            if let Some(domain) = &vm.xen {
+                domain.report_unknown(vm);
+            }
             run::halt_machine(exit::VM_FAILED);
         }
     }

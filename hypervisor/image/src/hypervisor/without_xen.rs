@@ -109,6 +109,10 @@ impl Domain {
         match *self {}
     }
 
+    pub(super) fn report_unknown(&self, _: &Vm) -> bool {
+        match *self {}
+    }
+
     pub(super) fn build(&'static self, _: &'static Vm) {
         match *self {}
     }

@@ -1,5 +1,6 @@
 //! A VM's beginning and end.
 
+use core::fmt;
 use core::sync::atomic::Ordering;
 
 use hv_arch::boot;
@@ -68,6 +69,9 @@ impl Domain {
     /// Does one step of taking the VM apart and, if it is to start again, of building it. No CPU has a root of
     /// it loaded.
     pub(in super::super) fn take_apart(&'static self, vm: &'static Vm, after: After) -> Apart {
+        if self.report_unknown(vm) {
+            return Apart::Again;
+        }
         let mut memory = self.memory.lock();
         if let Some(own) = &mut *memory {
             if let Teardown::Done(remains) = own.teardown_step(tables(vm)) {
@@ -103,7 +107,6 @@ impl Domain {
         self.console.set(memory.console.0);
         self.polling.store(0, Ordering::SeqCst);
         self.assists.store(0, Ordering::SeqCst);
-        self.unknown.iter().for_each(|count| count.store(0, Ordering::Relaxed));
         self.grants.lock().reset(&memory.grants);
         self.ports.lock().reset();
         start::reset_clock(vm);
@@ -137,18 +140,34 @@ impl Domain {
         start::begin(vm);
     }
 
-    /// Says which calls the VM made that do not exist here, and how often.
-    fn report_unknown(&self, vm: &Vm) {
-        for (number, count) in self.unknown.iter().enumerate() {
-            let count = count.load(Ordering::Relaxed);
-            if count != 0 {
-                let more = if number.wrapping_add(1) == UNKNOWN { " or above" } else { "" };
-                machine().line.lock().say(format_args!(
-                    "{} made call {number}{more} {count} times in a way that is not offered here",
-                    vm.name()
-                ));
-            }
+    /// Says which calls the VM made that do not exist here, and how often. Answers whether there were any since
+    /// it was asked last.
+    pub(in super::super) fn report_unknown(&self, vm: &Vm) -> bool {
+        let counts = self.unknown.each_ref().map(|count| count.swap(0, Ordering::Relaxed));
+        let is_any = counts.iter().any(|count| *count != 0);
+        if is_any {
+            machine().line.lock().say(format_args!(
+                "{} made calls in ways that are not offered here: {}",
+                vm.name(),
+                Unknown(&counts)
+            ));
         }
+        is_any
+    }
+}
+
+/// Numbers of calls with how often each was made.
+struct Unknown<'a>(&'a [u32; UNKNOWN]);
+
+impl fmt::Display for Unknown<'_> {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let made = self.0.iter().enumerate().filter(|(_, count)| **count != 0);
+        for (place, (number, count)) in made.enumerate() {
+            let before = if place == 0 { "" } else { ", " };
+            let more = if number.wrapping_add(1) == UNKNOWN { " or above" } else { "" };
+            write!(to, "{before}{number}{more} (times {count})")?;
+        }
+        Ok(())
     }
 }
 
@@ -159,7 +178,6 @@ impl Domain {
 pub(super) fn shut_down(caller: &mut Caller<'_>, reason: u32) -> Reply {
     let vm = caller.vm();
     caller.domain.drain_console(vm);
-    caller.domain.report_unknown(vm);
     match reason {
         sched::POWEROFF => death::end(caller.cpu, vm, 0),
         sched::REBOOT => death::end_to_restart(caller.cpu, vm),
