@@ -3,8 +3,8 @@
 //!
 //! Source: Linux, Documentation/driver-api/early-userspace/buffer-format.rst, for the format `newc`.
 
-/// The first program: it makes the usual file systems, runs a shell with job control on the console, and
-/// turns the machine off when the shell ends.
+/// The first program: it makes the usual file systems, runs a shell with job control on the console, or what `run=`
+/// on the kernel's command line names, and turns the machine off when that ends.
 const INIT: &str = "\
 #!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -17,7 +17,7 @@ mount -t devpts devpts /dev/pts
 mount -t tmpfs tmp /tmp
 hostname cloister
 cd /root
-setsid cttyhack sh
+setsid cttyhack ${run:-sh}
 poweroff -f
 ";
 

@@ -6,13 +6,14 @@ use std::time::Duration;
 use clap::Args;
 use protocol::call::CALLS;
 
-use super::{load, prepare, write};
+use super::{load, prepare, suited_cpu, write};
 use crate::build::{Builder, Profile};
 use crate::conformance::{self, Extent, Report};
 use crate::error::{Exit, Failure};
 use crate::host::fetch;
 use crate::qemu::{Boot, Machine, Program};
-use crate::session::{self, Goal, Outcome, Reaction, SilentView};
+use crate::session::{self, Goal, Outcome, Reaction, SilentView, Step};
+use crate::system::System;
 
 /// Arguments of `conformance`.
 #[derive(Debug, Args)]
@@ -57,7 +58,8 @@ pub fn run(options: &Options) -> Result<Exit, Failure> {
         (None, false) => None,
     };
     eprintln!("xtask: building and booting {SYSTEM}");
-    let outcome = boot(&mut builder, program, wish.as_deref(), options.smp, options.timeout)?;
+    let run = Run { smp: options.smp, timeout: options.timeout, ..Run::of(wish.as_deref())? };
+    let outcome = boot(&mut builder, program, run)?;
     let report = report(&outcome, if wish.is_none() { Extent::Whole } else { Extent::Chosen });
     if options.list {
         print!("{}", conformance::list(&report));
@@ -74,36 +76,51 @@ pub fn run(options: &Options) -> Result<Exit, Failure> {
     Ok(verdict(&outcome, &report))
 }
 
-/// Boots the suite with what is added to its command line.
-pub fn boot(
-    builder: &mut Builder,
-    program: Program,
-    wish: Option<&str>,
-    smp: u32,
-    timeout: u64,
-) -> Result<Outcome, Failure> {
-    let mut system = load(SYSTEM)?;
-    let suite = system.vms.iter_mut().find(|vm| vm.name == SUITE);
-    if let (Some(suite), Some(wish)) = (suite, wish) {
-        suite.command_line = format!("{SUITE} {wish}");
+/// A run of the suite.
+#[derive(Debug)]
+pub struct Run {
+    /// What is booted.
+    pub system: System,
+    /// What must be seen besides the suite's end.
+    pub script: Vec<Step>,
+    /// CPUs of the machine.
+    pub smp: u32,
+    /// Seconds.
+    pub timeout: u64,
+}
+
+impl Run {
+    /// The suite with what is added to its command line.
+    pub fn of(wish: Option<&str>) -> Result<Run, Failure> {
+        let mut system = load(SYSTEM)?;
+        let suite = system.vms.iter_mut().find(|vm| vm.name == SUITE);
+        if let (Some(suite), Some(wish)) = (suite, wish) {
+            suite.command_line = format!("{SUITE} {wish}");
+        }
+        Ok(Run { system, script: Vec::new(), smp: 2, timeout: TIMEOUT })
     }
-    let prepared = prepare(&system, builder, crate::system::DEFAULT_MEMORY_MIB)?;
+}
+
+/// Boots the suite.
+pub fn boot(builder: &mut Builder, program: Program, run: Run) -> Result<Outcome, Failure> {
+    let prepared = prepare(&run.system, builder, crate::system::DEFAULT_MEMORY_MIB)?;
     let goal = Goal {
         expect: vec![format!("[{SUITE}] conform end")],
+        script: run.script,
         reactions: vec![
             ("conform wants the input `conformance`".to_owned(), Reaction::Send(b"conformance\n".to_vec())),
             ("conform wants a slow reader".to_owned(), Reaction::Hold(Duration::from_secs(2))),
         ],
-        timeout: Some(Duration::from_secs(timeout)),
+        timeout: Some(Duration::from_secs(run.timeout)),
         save: Some(prepared.image.with_extension("serial")),
         ..Goal::default()
     };
     let machine = Machine {
+        cpu: suited_cpu("max", &run.system, &program),
         program,
         boot: Boot::Direct { hypervisor: prepared.hypervisor, image: prepared.image },
-        smp,
+        smp: run.smp,
         memory_mib: crate::system::DEFAULT_MEMORY_MIB,
-        cpu: "max".to_owned(),
         icount: false,
         more: Vec::new(),
     };

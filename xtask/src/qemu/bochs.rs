@@ -6,10 +6,13 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Context, Failure};
 
+/// Memory of the machine.
+pub const MEMORY_MIB: u64 = 256;
+
 /// The machine: two CPUs of a model with x2APIC, serial line into a file, no window.
 fn configuration(iso: &Path, serial: &Path, log: &Path) -> String {
     format!(
-        "megs: 256\n\
+        "megs: {MEMORY_MIB}\n\
          romimage: file=/usr/share/bochs/BIOS-bochs-latest\n\
          vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest\n\
          cpu: model=tigerlake, count=2, ips=200000000, reset_on_triple_fault=0\n\

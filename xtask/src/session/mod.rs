@@ -16,7 +16,7 @@ use protocol::record::Record;
 use protocol::shared::AuditRecord;
 
 pub use event::{Shown, explain};
-pub use goal::{Goal, Press, Progress, Reaction, parse_script};
+pub use goal::{Goal, Press, Progress, Reaction, Step, parse_script};
 pub use view::{JsonView, SilentView, TerminalView, View};
 
 use crate::cmd::audit_log;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Bench, Case, Verdict};
 use crate::build::Variant;
 use crate::cmd::{self, load, prepare, system_names};
-use crate::conformance::Extent;
+use crate::conformance::{Extent, Report};
 use crate::error::{Context, Failure};
 use crate::qemu::{Boot, Machine};
 use crate::session::{self, Goal, Outcome, SilentView};
@@ -50,17 +50,22 @@ pub fn cases() -> Result<Vec<Case>, Failure> {
     Ok(cases)
 }
 
-/// Runs the conformance suite: each of its cases counts.
+/// Runs the conformance suite.
 fn conformance(bench: &mut Bench, smp: u32) -> Result<Verdict, Failure> {
     let program = bench.emulator()?;
-    let outcome = cmd::conformance::boot(&mut bench.builder, program, None, smp, cmd::conformance::TIMEOUT)?;
-    let report = cmd::conformance::report(&outcome, Extent::Whole);
+    let run = cmd::conformance::Run { smp, ..cmd::conformance::Run::of(None)? };
+    let outcome = cmd::conformance::boot(&mut bench.builder, program, run)?;
+    Ok(conforms(&cmd::conformance::report(&outcome, Extent::Whole)))
+}
+
+/// Each case of the conformance suite counts.
+pub fn conforms(report: &Report<'_>) -> Verdict {
     let (passed, failed) = report.counts();
-    Ok(if report.conforms() {
+    if report.conforms() {
         Verdict::Passed(passed)
     } else {
-        Verdict::Failed(passed, failed.max(1), crate::conformance::text(&report))
-    })
+        Verdict::Failed(passed, failed.max(1), crate::conformance::text(report))
+    }
 }
 
 /// Audits every guest; most are built by now.
@@ -292,7 +297,9 @@ impl Way {
                 }),
                 None,
             ),
-            Way::Bochs => bochs(bench).unwrap_or_else(|failure| Verdict::Skipped(failure.message)),
+            Way::Bochs => load("hello")
+                .and_then(|system| bochs(bench, &system, Duration::from_secs(180), &["[hello] ended with code 0"]))
+                .unwrap_or_else(|failure| Verdict::Skipped(failure.message)),
         }
     }
 }
@@ -304,17 +311,15 @@ fn iso(prepared: &cmd::Prepared) -> Result<std::path::PathBuf, Failure> {
     Ok(iso)
 }
 
-/// Boots the hello system in Bochs and looks for its console line.
-fn bochs(bench: &mut Bench) -> Result<Verdict, Failure> {
+/// Boots a system in Bochs until the machine ends, and looks whether some line begins with each of the texts.
+pub fn bochs(bench: &mut Bench, system: &System, timeout: Duration, expected: &[&str]) -> Result<Verdict, Failure> {
     crate::host::fetch::ensure_programs(&[("bochs", "bochs")])?;
-    let system = load("hello")?;
-    let prepared = prepare(&system, &mut bench.builder, 256)?;
-    let seen = crate::qemu::bochs::run(&iso(&prepared)?, Duration::from_secs(180))?;
+    let prepared = prepare(system, &mut bench.builder, crate::qemu::bochs::MEMORY_MIB)?;
+    let seen = crate::qemu::bochs::run(&iso(&prepared)?, timeout)?;
     let lines: Vec<String> =
         cmd::log::decode(&seen, &prepared.programs).iter().flat_map(session::Shown::lines).collect();
-    if lines.iter().any(|line| line.starts_with("[hello] ended with code 0")) {
-        return Ok(Verdict::Passed(1));
+    match expected.iter().find(|text| !lines.iter().any(|line| line.starts_with(**text))) {
+        None => Ok(Verdict::Passed(1)),
+        Some(text) => Ok(Verdict::Failed(0, 1, format!("not seen: {text}\n{}", lines.join("\n")))),
     }
-    let text = lines.join("\n");
-    Ok(Verdict::Failed(0, 1, format!("the VM did not end well:\n{text}")))
 }

@@ -38,7 +38,7 @@ const MIRI: [(&str, &[&str]); 3] = [
             "--all-features",
             "--lib",
             "--",
-            "abi::",
+            "abi::native::",
             "console::",
             "event::",
             "firmware::",

@@ -58,7 +58,7 @@ pub fn cases() -> Result<Vec<Case>, Failure> {
 }
 
 /// Boots a system and judges each attack, then the rest.
-fn attack(bench: &mut Bench, system: &System, smp: u32) -> Verdict {
+pub fn attack(bench: &mut Bench, system: &System, smp: u32) -> Verdict {
     let outcome = match run_system(bench, system, smp, "max".to_owned()) {
         Ok(outcome) => outcome,
         Err(failure) => return Verdict::Failed(0, 1, failure.message),

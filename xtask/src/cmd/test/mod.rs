@@ -1,5 +1,6 @@
 //! `test`: the tests on the host, in guests, or all, each with a line of its own.
 
+mod beside;
 mod damage;
 mod guest;
 mod host;
@@ -105,6 +106,7 @@ pub fn run(options: &Options) -> Result<Exit, Failure> {
         cases.extend(guest::cases()?);
         cases.extend(damage::cases());
         cases.extend(outside::cases());
+        cases.extend(beside::cases());
     }
     if asked(Suite::Hostile) {
         cases.extend(hostile::cases()?);
