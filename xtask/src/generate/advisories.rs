@@ -1,6 +1,6 @@
 //! The page of advisories, from the catalogue of the hostile guests.
 
-use hostile_catalogue::{ADVISORIES, Advisory, Here};
+use hostile_catalogue::{ADVISORIES, Advisory, Here, XEN_ROWS};
 
 use super::table;
 
@@ -17,10 +17,11 @@ names it in Xen's history is listed with the kind of mistake and what the native
 * **not there**: what it was made in is not built yet. When it is, each needs a row;
 * **open**: nothing shows that it is not here.
 
-`Xen personality: yes` means that the page-table engine and the calls of that personality can have the mistake by
-themselves; a row of its own must be linked there before that personality counts as tested. Tests keep the ids of rows and the
-numbers true; that a row tests what an advisory is about is a person's judgement. XSA numbers name advisories of the Xen
-project, which has nothing to do with this one.
+The column of the Xen personality is about its page-table engine and its calls, which can have many of the mistakes by
+themselves: the rows that a kernel of Xen's ABI tries, `no row` where only native guests try it, `same` where what is said of
+the native interface holds for it too, and `no` where it cannot. Tests keep the ids of rows and the numbers true; that a row tests what
+an advisory is about is a person's judgement. XSA numbers name advisories of the Xen project, which has nothing to do
+with this one.
 
 ";
 
@@ -41,8 +42,11 @@ pub fn page() -> (String, String) {
     let counts: Vec<String> = kinds.into_iter().map(|here| format!("{} {}", count(here), word(here))).collect();
     let all: usize = ADVISORIES.iter().map(|one| one.numbers.len()).sum();
     let rows: Vec<Vec<String>> = ADVISORIES.iter().map(row).collect();
+    let own: usize = ADVISORIES.iter().filter(|one| one.in_xen_personality).map(|one| one.numbers.len()).sum();
+    let lacking = ADVISORIES.iter().filter(|one| in_xen_personality(one) == "no row");
+    let lacking: usize = lacking.map(|one| one.numbers.len()).sum();
     let text = format!(
-        "{HEAD}{all} advisories: {}.\n\n{}",
+        "{HEAD}{all} advisories: {}. The Xen personality can have {own} of them; {lacking} have no row there.\n\n{}",
         counts.join(", "),
         table(&["XSA", "mistake", "here", "rows", "remark", "Xen personality"], &rows)
     );
@@ -51,9 +55,20 @@ pub fn page() -> (String, String) {
 
 fn row(advisory: &Advisory) -> Vec<String> {
     let numbers: Vec<String> = advisory.numbers.iter().map(ToString::to_string).collect();
-    let xen = if advisory.in_xen_personality { "yes" } else { "no" };
-    let cells = [&numbers.join(" "), advisory.class, word(advisory.here), &advisory.rows.join(", "), advisory.why, xen];
-    cells.map(str::to_owned).into()
+    let cells = [&numbers.join(" "), advisory.class, word(advisory.here), &advisory.rows.join(", "), advisory.why];
+    cells.map(str::to_owned).into_iter().chain([in_xen_personality(advisory)]).collect()
+}
+
+/// What there is of it in the Xen personality.
+fn in_xen_personality(advisory: &Advisory) -> String {
+    let is_tried = |id: &&&str| XEN_ROWS.iter().any(|row| row.id == **id);
+    let rows: Vec<&str> = advisory.rows.iter().filter(is_tried).copied().collect();
+    match advisory.here {
+        _ if !advisory.in_xen_personality => "no".to_owned(),
+        _ if !rows.is_empty() => rows.join(", "),
+        Here::Tested => "no row".to_owned(),
+        Here::Absent | Here::NotThere | Here::Open => "same".to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -93,6 +108,7 @@ mod tests {
     fn the_page_counts_and_names() {
         let (_, text) = page();
         assert!(text.contains("| 148 | superpage bit past a fast path | tested | PT-01 |"), "{text}");
+        assert!(text.contains("| every change of rights takes the one path | PT-02 |"), "{text}");
         assert_eq!(named("XSA-7, XSA-260. XSA-x"), [7, 260]);
     }
 }
