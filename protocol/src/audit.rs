@@ -65,6 +65,8 @@ kinds! {
     InputSwitched = 12, "input-switched";
     /// A channel between VMs of different labels was set up.
     ChannelAcrossLabels = 13, "channel-across-labels";
+    /// A VM was ended by the person at the console.
+    VmEndedAtConsole = 14, "vm-ended-at-console";
 }
 
 /// Nobody: the subject of what the hypervisor did by itself, the object of what concerns no VM.

@@ -13,12 +13,14 @@ pub(super) const LABEL: usize = 63;
 /// What a key in the menu leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Choice {
-    /// A digit, to be shown.
-    Digit,
+    /// A part of one, to be shown.
+    Part,
     /// Back to the VM that had the input.
     Back,
     /// The input for this VM, if there is one.
     Vm(VmId),
+    /// The end of this VM, if there is one.
+    End(VmId),
     /// Nothing of the menu.
     Unknown,
 }
@@ -27,24 +29,35 @@ pub(super) enum Choice {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Menu {
     number: Option<u32>,
+    ends: bool,
 }
 
 impl Menu {
-    /// Takes a key. The number of a VM in the menu is its own plus one; 0 and a bare Return lead back.
+    /// Takes a key. The number of a VM in the menu is its own plus one; 0 and a bare Return lead back. A minus in front
+    /// asks for the VM's end.
     pub(super) fn key(&mut self, byte: u8) -> Choice {
         match byte {
             b'0'..=b'9' => {
                 let digit = u32::from(byte.wrapping_sub(b'0'));
                 let number = self.number.unwrap_or(0).saturating_mul(10).saturating_add(digit);
                 self.number = Some(number.min(LARGEST));
-                Choice::Digit
+                Choice::Part
             }
-            b'\r' | b'\n' => match self.number.take().unwrap_or(0).checked_sub(1) {
-                None => Choice::Back,
-                Some(vm) => Choice::Vm(VmId(vm)),
-            },
+            b'-' if self.number.is_none() && !self.ends => {
+                self.ends = true;
+                Choice::Part
+            }
+            b'\r' | b'\n' => {
+                let Menu { number, ends } = core::mem::take(self);
+                match (number.unwrap_or(0).checked_sub(1), ends) {
+                    (None, false) => Choice::Back,
+                    (None, true) => Choice::Unknown,
+                    (Some(vm), false) => Choice::Vm(VmId(vm)),
+                    (Some(vm), true) => Choice::End(VmId(vm)),
+                }
+            }
             _ => {
-                self.number = None;
+                *self = Menu::default();
                 Choice::Unknown
             }
         }

@@ -136,7 +136,7 @@ impl Console {
             let line = OwnLine::new(format_args!("  {number}  {}{}", stream.prefix(), stream.label));
             self.queue.push(self.own, OWN_BUDGET, line.bytes());
         }
-        self.line(format_args!("type a number, then Return"));
+        self.line(format_args!("type a number, then Return; a minus in front ends the VM"));
     }
 
     /// The VM that gets what is typed.
@@ -182,19 +182,18 @@ impl Console {
         taken
     }
 
-    /// Takes a byte from the serial line: the VM that has input now, if this is input.
-    pub fn receive(&mut self, byte: u8) -> Option<VmId> {
+    /// Takes a byte from the serial line; what it leads to.
+    pub fn receive(&mut self, byte: u8) -> Option<Typed> {
         if let Some(menu) = &mut self.menu {
             let choice = menu.key(byte);
-            self.choose(choice, byte);
-            return None;
+            return self.choose(choice, byte).map(Typed::End);
         }
         if byte == SWITCH_KEY {
             self.move_foreground();
             return None;
         }
         let vm = self.foreground?;
-        self.stream_mut(vm)?.receive(byte).then_some(vm)
+        self.stream_mut(vm)?.receive(byte).then_some(Typed::Input(vm))
     }
 
     /// Copies what was typed for a VM; how many bytes. They stay until [`Console::consume`], so that
@@ -323,24 +322,30 @@ impl Console {
         }
     }
 
-    /// Does what was chosen in the menu.
-    fn choose(&mut self, choice: Choice, byte: u8) {
-        if choice == Choice::Digit {
+    /// Does what was chosen in the menu. Answers a VM that is to end.
+    fn choose(&mut self, choice: Choice, byte: u8) -> Option<VmId> {
+        if choice == Choice::Part {
             self.queue.push(self.own, OWN_BUDGET, [byte].into_iter());
-            return;
+            return None;
         }
         self.queue.push(self.own, OWN_BUDGET, b"\r\n".iter().copied());
-        match choice {
-            Choice::Vm(vm) if self.stream(vm).is_some_and(|stream| stream.is_live) => self.foreground = Some(vm),
-            Choice::Back => {}
-            Choice::Digit | Choice::Vm(_) | Choice::Unknown => {
-                self.line(format_args!("there is no such choice; type a number, then Return"));
-                return;
+        let is_live = |vm| self.stream(vm).is_some_and(|stream| stream.is_live);
+        let ended = match choice {
+            Choice::Vm(vm) if is_live(vm) => {
+                self.foreground = Some(vm);
+                None
             }
-        }
+            Choice::End(vm) if is_live(vm) => Some(vm),
+            Choice::Back => None,
+            Choice::Part | Choice::Vm(_) | Choice::End(_) | Choice::Unknown => {
+                self.line(format_args!("there is no such choice; type a number, then Return"));
+                return None;
+            }
+        };
         self.menu = None;
         self.is_fresh = true;
         self.say_foreground();
+        ended
     }
 
     fn put_record(&mut self, origin: u16, budget: usize, payload: &[u8]) -> bool {
@@ -355,6 +360,15 @@ impl Console {
     fn stream_mut(&mut self, vm: VmId) -> Option<&mut Stream> {
         self.streams.get_mut(index(u64::from(vm.0)))
     }
+}
+
+/// What a byte from the serial line leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Typed {
+    /// This VM has input now.
+    Input(VmId),
+    /// The person at the line wants this VM to end.
+    End(VmId),
 }
 
 /// A label behind a VM's name, if it has one in words.

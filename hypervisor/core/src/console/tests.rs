@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{Console, ERASE, SWITCH_KEY, base64, stream};
+use super::{Console, ERASE, SWITCH_KEY, Typed, base64, stream};
 use protocol::VmId;
 use protocol::record::{Ended, Log, PREFIX, Record, SUFFIX};
 
@@ -379,7 +379,7 @@ fn a_switch_takes_the_line_of_the_one_before_back() {
 fn typed_bytes_reach_the_foreground_in_order_and_once() {
     let mut console = console();
     for byte in b"hello" {
-        assert_eq!(console.receive(*byte), Some(A));
+        assert_eq!(console.receive(*byte), Some(Typed::Input(A)));
     }
     let mut buffer = [0; 3];
     assert_eq!((console.peek(A, &mut buffer), &buffer), (3, b"hel"));
@@ -596,7 +596,7 @@ fn labelled() -> Console {
     console
 }
 
-fn type_keys(console: &mut Console, keys: &str) -> Vec<Option<VmId>> {
+fn type_keys(console: &mut Console, keys: &str) -> Vec<Option<Typed>> {
     keys.bytes().map(|byte| console.receive(byte)).collect()
 }
 
@@ -613,14 +613,14 @@ fn the_attention_key_shows_every_vm_with_its_label_and_gives_the_input_to_the_on
     assert_eq!(console.foreground(), Some(B));
     let shown = drain(&mut console);
     assert_eq!(shown, "2\ncloister: the console's input goes to [high] from now on (secret {red})\n");
-    assert_eq!(console.receive(b'x'), Some(B));
+    assert_eq!(console.receive(b'x'), Some(Typed::Input(B)));
 }
 
 #[test]
 fn while_the_trusted_path_is_open_no_vm_is_heard_shown_or_hears() {
     let mut console = labelled();
     write(&mut console, A, "$ ");
-    assert_eq!(console.receive(b'p'), Some(A));
+    assert_eq!(console.receive(b'p'), Some(Typed::Input(A)));
     assert_eq!(drain(&mut console), "[low] $ ");
     console.attention();
     drain(&mut console);
@@ -655,6 +655,26 @@ fn a_wrong_choice_asks_again_and_the_switch_key_does_nothing_in_the_menu() {
     assert!(drain(&mut console).contains("there is no such choice"), "an ended VM is none");
     type_keys(&mut console, "0\r");
     assert_eq!((console.foreground(), console.write(A, b"x")), (Some(A), 1));
+}
+
+#[test]
+fn a_minus_in_front_of_a_choice_ends_the_vm() {
+    let mut console = labelled();
+    console.attention();
+    drain(&mut console);
+    for keys in ["-\r", "-0\r", "-9\r", "1-\r", "--\r"] {
+        let before = console.foreground();
+        assert!(type_keys(&mut console, keys).iter().all(Option::is_none), "{keys}");
+        assert!(drain(&mut console).contains("there is no such choice"), "{keys}");
+        console.attention();
+        drain(&mut console);
+        assert_eq!(console.foreground(), before);
+    }
+    assert_eq!(type_keys(&mut console, "-2\r"), [None, None, Some(Typed::End(B))]);
+    assert_eq!((console.foreground(), console.write(B, b"x")), (Some(A), 1), "until it has ended it is heard");
+    console.attention();
+    type_keys(&mut console, "2\r");
+    assert_eq!(console.foreground(), Some(B), "the minus is forgotten");
 }
 
 #[test]

@@ -116,6 +116,19 @@ pub(super) fn end(cpu: &Cpu, vm: &'static Vm, code: u64) {
     cpu.ask(work::RESCHEDULE);
 }
 
+/// Ends a VM for the person at the line. That is no failure, and it does not start again.
+pub(super) fn end_as_asked(vm: &'static Vm) {
+    if vm.change_life(Life::Live, Life::Ending(After::Nothing)) {
+        vm.partition().ending.fetch_add(1, Ordering::SeqCst);
+        teardown::stop_all(vm);
+        audit::record(vm, AuditKind::VmEndedAtConsole, [0; 2]);
+        let mut line = machine().line.lock();
+        line.console.close(vm.id);
+        line.say(format_args!("{} was ended at the console", vm.name()));
+    }
+    super::cpu::own().ask(work::RESCHEDULE);
+}
+
 /// Ends a VM that asked to be started again: it is, if its system file says so of crashes; else it is over,
 /// and well.
 #[cfg(feature = "xen")]

@@ -4,7 +4,7 @@ use core::fmt;
 
 use hv_arch::io::{Interrupts, Received, Serial};
 use hv_core::audit::{Event, Log, Outcome};
-use hv_core::console::Console;
+use hv_core::console::{Console, Typed};
 use hv_core::event::Source;
 use hv_core::policy::Permit;
 use protocol::audit::AuditKind;
@@ -13,7 +13,7 @@ use protocol::record::Record;
 use protocol::VmId;
 
 use super::machine::machine;
-use super::{events, slots};
+use super::{death, events, slots};
 
 /// The line and what waits to go out.
 #[derive(Debug)]
@@ -136,9 +136,10 @@ impl Line {
         sent
     }
 
-    /// Takes what was typed; the last VM that has input now.
-    fn receive(&mut self) -> Option<VmId> {
+    /// Takes what was typed: the last VM that has input now, and a set of those that are to end.
+    fn receive(&mut self) -> (Option<VmId>, u64) {
         let mut typed_for = None;
+        let mut ended = 0_u64;
         // Between slots no more than the device holds: who types without end keeps nobody waiting.
         for _ in 0..if self.console.holds() { FIFO } else { usize::MAX } {
             let Some(received) = self.serial.receive() else {
@@ -146,7 +147,11 @@ impl Line {
             };
             let before = self.console.foreground();
             match received {
-                Received::Byte(byte) => typed_for = self.console.receive(byte).or(typed_for),
+                Received::Byte(byte) => match self.console.receive(byte) {
+                    Some(Typed::Input(vm)) => typed_for = Some(vm),
+                    Some(Typed::End(vm)) => ended |= 1_u64.unbounded_shl(vm.0),
+                    None => {}
+                },
                 Received::Break => {
                     self.console.attention();
                     let _recorded = self.audited(Event::new(AuditKind::Attention, None));
@@ -157,7 +162,7 @@ impl Line {
                 let _recorded = self.audited(Event { object: now, ..Event::new(AuditKind::InputSwitched, None) });
             }
         }
-        typed_for
+        (typed_for, ended)
     }
 
     /// Sends everything, however long it takes. For the end of the machine.
@@ -179,9 +184,10 @@ impl Line {
 pub(super) fn serve() {
     let mut line = machine().line.lock();
     line.serial.acknowledge();
-    let typed_for = line.receive();
+    let (typed_for, ended) = line.receive();
     line.pump();
     drop(line);
+    end(ended);
     for vm in machine().vms.iter() {
         if let Some(domain) = &vm.xen {
             domain.drain_console(vm);
@@ -200,9 +206,17 @@ pub(super) fn exchange(partition: usize) {
         line.console.release(vm.id);
     }
     line.send();
-    let typed_for = line.receive();
+    let (typed_for, ended) = line.receive();
     drop(line);
+    end(ended);
     if let Some(vm) = typed_for.and_then(|vm| machine().vm(vm)) {
         slots::hold(vm, Source::ConsoleInput);
+    }
+}
+
+/// Ends a set of VMs, as the person at the line wishes.
+fn end(vms: u64) {
+    for vm in machine().vms.iter().filter(|vm| vms.unbounded_shr(vm.id.0) & 1 != 0) {
+        death::end_as_asked(vm);
     }
 }
