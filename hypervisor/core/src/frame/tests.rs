@@ -109,6 +109,7 @@ fn the_search_for_single_frames_comes_round_to_those_freed_behind_it() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many cases: too long for an interpreter")]
 fn a_search_stops_when_it_has_looked_enough_and_goes_on_where_it_stood() {
     let records = records(4096);
     let table = free_table(&records);
