@@ -195,7 +195,9 @@ struct cloister_vcpu_page {
     /* A bit per port: the event happened and was not taken yet. The hypervisor sets bits
      * atomically, the guest clears them atomically. */
     uint64_t pending[4];
-    /* A bit per port: pending does not lead to an upcall. Written by the guest. */
+    /* A bit per port: pending does not lead to an upcall. Written by the guest. To unmask a port tells
+     * nobody: the guest clears the bit by a locked instruction, then looks at `pending`, and sets
+     * `events_pending` itself if the port's bit is there. */
     uint64_t masked[4];
     /* Not 0: no upcalls. Entering any handler sets it, `resume` restores it. Written by both. */
     uint32_t events_masked;

@@ -116,7 +116,9 @@ shared! {
         /// A bit per port: the event happened and was not taken yet. The hypervisor sets bits
         /// atomically, the guest clears them atomically.
         pending: [u64; 4],
-        /// A bit per port: pending does not lead to an upcall. Written by the guest.
+        /// A bit per port: pending does not lead to an upcall. Written by the guest. To unmask a port tells
+        /// nobody: the guest clears the bit by a locked instruction, then looks at `pending`, and sets
+        /// `events_pending` itself if the port's bit is there.
         masked: [u64; 4],
         /// Not 0: no upcalls. Entering any handler sets it, `resume` restores it. Written by both.
         events_masked: u32,

@@ -73,13 +73,6 @@ pub(super) fn load_entry(table: Mfn, entry: usize) -> u64 {
     unsafe { pointer.read_volatile() }
 }
 
-/// Replaces an entry of a page table in one step; what it was.
-#[inline(always)]
-#[must_use]
-pub fn exchange_entry(table: Mfn, entry: usize, value: ValidEntry) -> u64 {
-    word(table, entry).swap(value.bits(), Ordering::SeqCst)
-}
-
 /// Replaces an entry of a page table if it still is `old`.
 ///
 /// # Errors
