@@ -166,6 +166,24 @@ fn a_frame_that_was_a_table_is_flushed_before_it_is_written() {
     });
 }
 
+/// A guest that takes many tables off its tree and then lets each go pays one flush and not one for each.
+#[test]
+fn what_a_table_showed_that_no_cpu_can_know_needs_no_flush() {
+    with_tree(|machine, mut paging| {
+        poke(machine, SPARE, 0, entry(own(7), RW));
+        assert_eq!(paging.pin(machine, CPU, SPARE, Level::L1), DONE);
+        assert_eq!(update(machine, &mut paging, (TABLE_2, 3), entry(SPARE, RW)), DONE);
+        assert_eq!(update(machine, &mut paging, (TABLE_2, 3), 0), DONE);
+        paging.take_writable(machine, own(6)).unwrap();
+        paging.drop_writable(machine, own(6));
+        assert_eq!(paging.pin(machine, CPU, own(6), Level::L1), DONE);
+        assert_eq!(machine.tables.take_flushes(), 1);
+        assert_eq!(paging.unpin(machine, SPARE), DONE);
+        assert_eq!(paging.pin(machine, CPU, own(7), Level::L1), DONE);
+        assert_eq!(machine.tables.take_flushes(), 0);
+    });
+}
+
 #[test]
 fn memory_that_was_written_is_flushed_before_it_is_a_table() {
     with_tree(|machine, mut paging| {
