@@ -8,12 +8,12 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use guest_sdk::protocol::Call;
 use guest_sdk::protocol::call::{
     Batch, FrameReclaim, FrameRelease, GrantCopy, GrantCreate, GrantMap, GrantRevoke, GrantUnmap, Info, SpaceCreate,
-    SpaceDestroy, Translate,
+    SpaceDestroy, Translate, VcpuStart,
 };
 use guest_sdk::protocol::flags::{GrantFlags, MapFlags};
 use guest_sdk::protocol::layout::{CHANNEL_FRAMES, HYPERVISOR_START, LOWER_END, PHYSMAP, TIME_PAGE_FRAME};
 use guest_sdk::protocol::shared::BatchEntry;
-use guest_sdk::{Gfn, GrantRef, GuestVirt, Port, Status, VmId, call, print, time};
+use guest_sdk::{Gfn, GrantRef, GuestVirt, Nanos, Port, Status, VmId, call, print, time};
 use hostile_support::board::word;
 use hostile_support::wild::{self, go};
 
@@ -56,6 +56,7 @@ pub const CASES: &[Case] = &[
     death("LC-01", die_without_a_word, "HV-VM-003"),
     case("LC-03", names_of_an_earlier_life),
     death("LC-02", die_in_the_middle, "HV-VM-003"),
+    death("LC-05", die_while_others_start, "HV-VM-003"),
 ];
 
 fn text(status: Status) -> String {
@@ -732,6 +733,43 @@ fn die_in_the_middle(w: &mut World) -> Outcome {
         let _ = unmap(FIRST, OTHER + (1 << 30), 64);
     }]);
     while racing.rounds(0) < 30 {
+        let _ = call::yield_cpu();
+    }
+    crate::accomplice::die()
+}
+
+/// A stack for a vCPU that is started anew.
+#[repr(align(4096))]
+struct Stack([AtomicU64; 512]);
+
+static STACK: Stack = Stack([const { AtomicU64::new(0) }; 512]);
+
+/// Starts a vCPU with [`start_others`], if it is stopped.
+fn start(vcpu: u64) {
+    let entry = start_others as *const () as u64;
+    // As behind a call: 8 below a multiple of 16.
+    let stack = STACK.0.as_ptr() as u64 + 4088;
+    let _ = wild::call(VcpuStart::NUMBER, [vcpu, entry, stack, 0, 0, 0]);
+}
+
+/// What a vCPU does that was started while its VM ended.
+extern "C" fn start_others() -> ! {
+    loop {
+        start(1);
+        start(2);
+    }
+}
+
+/// The hypervisor stops the vCPUs one after the other. The second sleeps, so it is stopped at once, and the third
+/// starts it again before it is stopped itself.
+fn die_while_others_start(_: &mut World) -> Outcome {
+    let racing = race(&[
+        |_| {
+            let _ = call::block(Nanos(time::now().0 + 1_000_000_000));
+        },
+        |_| start(1),
+    ]);
+    while racing.rounds(1) < 100 {
         let _ = call::yield_cpu();
     }
     crate::accomplice::die()

@@ -530,6 +530,7 @@ pub const ROWS: &[Row] = &[
         "another VM dies again and again while it shares frames",
         "nothing drifts; its new lives find zeros",
     ),
+    row("LC-05", Sharing, "the VM dies while one vCPU starts another that was stopped", "it ends; all comes back"),
     row(
         "SP-01",
         Entry,

@@ -301,6 +301,11 @@ impl Vm {
         self.cpus.load(Ordering::SeqCst) != 0
     }
 
+    /// Whether it runs.
+    pub(super) fn is_live(&self) -> bool {
+        *self.life.lock() == Life::Live
+    }
+
     /// Goes on in its life. Returns false when it was not at `from` any more: somebody else was first.
     pub(super) fn change_life(&self, from: Life, to: Life) -> bool {
         let mut life = self.life.lock();

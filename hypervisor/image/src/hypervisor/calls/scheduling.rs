@@ -63,6 +63,10 @@ pub(super) fn vcpu_start(caller: &mut Caller<'_>, call: VcpuStart) -> Result<(),
     if scheduler.state(run::key(vcpu)) != Some(sched::RunState::Stopped) {
         return Err(Status::WrongState.into());
     }
+    // Under the lock under which all are stopped once life has changed: none is started behind that.
+    if !vm.is_live() {
+        return Err(Status::WrongState.into());
+    }
     // Two vCPUs that start a third at once: the scheduler's lock lets one through.
     // Waits for the CPU that it stopped on to leave its root, before the space may go.
     vcpu.prepare(Registers::start(call.entry.0, call.stack.0, call.argument));
