@@ -31,7 +31,7 @@ use crate::addr::Mfn;
 use crate::addr::convert::index;
 use crate::frame::typed::{Dropped, Level, Type, Typed};
 use crate::frame::{Class, Kind};
-use crate::space::entry::{BadWord, Leaf};
+use crate::space::entry::{BadWord, Leaf, WRITABLE};
 use crate::space::pool::Pool;
 use crate::space::{HypervisorSlots, Machine, TableMemory, ValidEntry};
 
@@ -278,6 +278,23 @@ impl Paging {
         }
         let table = descend(machine, root, address.0, [Level::L4, Level::L3, Level::L2])?;
         Some(Place { table, index: Level::L1.slot(address.0) })
+    }
+
+    /// Whether no entry on the way to an address below a root that is one forbids to write there.
+    #[must_use]
+    pub fn allows_store(&self, machine: Machine<'_, impl GuestTables>, root: Mfn, address: u64) -> bool {
+        let mut table = root;
+        Level::ALL.into_iter().rev().all(|level| {
+            let word = machine.tables.load(table, level.slot(address));
+            table = Leaf::of(word).map_or(table, Leaf::frame);
+            word & WRITABLE != 0
+        })
+    }
+
+    /// Whether a frame is a root that is validated, so that a reference to it is had at once.
+    #[must_use]
+    pub fn is_root(&self, machine: Machine<'_, impl GuestTables>, frame: Mfn) -> bool {
+        machine.frames.typed(frame, self.references.class).is_some_and(|used| used.is_table(Level::L4))
     }
 
     /// Goes on with unfinished work. `true` when there is none left.

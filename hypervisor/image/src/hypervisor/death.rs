@@ -133,11 +133,13 @@ pub(super) fn end_as_asked(vm: &'static Vm) {
 /// and well.
 #[cfg(feature = "xen")]
 pub(super) fn end_to_restart(cpu: &Cpu, vm: &'static Vm) {
-    if !matches!(on_crash(vm), OnCrash::Restart(_)) {
-        machine()
-            .line
-            .lock()
-            .say(format_args!("{} asks to be started again; its system file does not say so", vm.name()));
+    if !matches!(on_crash(vm), OnCrash::Restart(_)) || !take_restart(vm) {
+        let mut line = machine().line.lock();
+        line.say(format_args!(
+            "{} asks to be started again; its system file does not say so, or not so often",
+            vm.name()
+        ));
+        drop(line);
         return end(cpu, vm, 0);
     }
     if vm.change_life(Life::Live, Life::Ending(After::Restart)) {

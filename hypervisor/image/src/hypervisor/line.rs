@@ -190,7 +190,7 @@ pub(super) fn serve() {
     end(ended);
     for vm in machine().vms.iter() {
         if let Some(domain) = &vm.xen {
-            domain.drain_console(vm);
+            domain.drain_piece(vm);
         }
     }
     if let Some(vm) = typed_for.and_then(|vm| machine().vm(vm)) {

@@ -311,9 +311,11 @@ pub(super) fn key(vcpu: &Vcpu) -> VcpuKey {
 }
 
 /// Wakes a vCPU that sleeps and has an event. Looked at under the lock of `block`: it may have taken the event
-/// and gone to sleep anew before its sender came here, and no sleep ends for nothing.
+/// and gone to sleep anew before its sender came here, and no sleep ends for nothing. Those of Xen's ABI may, and
+/// look again by themselves.
 pub(super) fn wake(vcpu: &Vcpu) {
-    let scheduler = Some(vcpu.vm().partition().scheduler.lock()).filter(|_| vcpu.page().has_pending());
+    let has_event = |_: &_| vcpu.xen.is_some() || vcpu.page().has_pending();
+    let scheduler = Some(vcpu.vm().partition().scheduler.lock()).filter(has_event);
     let on = scheduler.and_then(|mut scheduler| scheduler.wake(key(vcpu), now(cpu::own())));
     if let Some(on) = on {
         interrupt(on);

@@ -105,7 +105,7 @@ impl Domain {
         match *self {}
     }
 
-    pub(super) fn drain_console(&self, _: &'static Vm) {
+    pub(super) fn drain_piece(&self, _: &'static Vm) -> bool {
         match *self {}
     }
 

@@ -184,11 +184,18 @@ mod tests {
         let (Ok(guest), Ok(hostile)) = (super::guest::cases(), super::hostile::cases()) else {
             panic!("the systems cannot be read");
         };
-        let cases = [super::host::cases(), guest, super::damage::cases(), super::outside::cases(), hostile]
-            .into_iter()
-            .flatten()
-            .map(|case| case.name)
-            .collect::<Vec<_>>();
+        let cases = [
+            super::host::cases(),
+            guest,
+            super::damage::cases(),
+            super::outside::cases(),
+            super::beside::cases(),
+            hostile,
+        ]
+        .into_iter()
+        .flatten()
+        .map(|case| case.name)
+        .collect::<Vec<_>>();
         let mut claims = 0;
         for word in words(&page) {
             let is_test = ["guest/", "hostile/", "unit/"].iter().any(|suite| word.starts_with(suite));

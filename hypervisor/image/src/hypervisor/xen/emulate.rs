@@ -124,8 +124,8 @@ impl Taken<'_> {
         let word = DIRECT.load(place.table, place.index);
         let table = Leaf::of(word)?.frame();
         if word & WRITABLE != 0 {
-            // It can be written by now: the guest tries again.
-            return Some(());
+            // It can be written by now: the guest tries again. Unless a table above forbids it.
+            return memory.paging.allows_store(tables(vm), root, address).then_some(());
         }
         let mut code = [0; LONGEST];
         let read = read_code(self.registers.rip, &mut code);
@@ -355,8 +355,7 @@ impl Taken<'_> {
 
     /// A write of CR3 is the call that sets the kernel's root.
     fn load_root(&mut self, domain: &'static Domain, frame: Mfn) -> Done {
-        let Taken { cpu, vcpu, xen, .. } = *self;
-        let mut caller = Caller { cpu, vcpu, xen, domain, registers: self.registers, in_batch: false };
+        let mut caller = Caller::new(self.cpu, self.vcpu, self.xen, domain, self.registers);
         match new_root(&mut caller, frame) {
             Ok(()) => Done::Past,
             Err(Refusal::Restart | Refusal::Taken) => Done::Taken,

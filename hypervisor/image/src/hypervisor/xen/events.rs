@@ -69,47 +69,44 @@ impl Domain {
 
     /// Takes what the VM wrote on its console, as much as the line has room for.
     pub(in super::super) fn drain_console(&self, vm: &'static Vm) {
-        if self.console.get() == 0 {
-            return;
-        }
+        while self.drain_piece(vm) {}
+    }
+
+    /// Takes a piece of it, which is all that another VM's time is used for; whether there may be more.
+    pub(in super::super) fn drain_piece(&self, vm: &'static Vm) -> bool {
         // One CPU at a time: the next goes on where it left off.
         let alone = self.moving.lock();
-        let ring = self.console();
-        let [mut consumed, produced] = ring.output_indices();
-        let was_full = Ring::OUTPUT.room(consumed, produced).is_empty();
-        let mut moved = false;
-        loop {
-            let piece = Ring::OUTPUT.filled(consumed, produced);
-            let mut bytes = [0; CHUNK];
-            let mut count = 0;
-            for (byte, at) in bytes.iter_mut().zip(piece) {
-                *byte = ring.output(at);
-                count = usize::wrapping_add(count, 1);
-            }
-            let Ok(permit) = machine().image.monitor().decide(vm.id, Operation::ConsoleWrite, vm.id) else {
-                return;
-            };
-            let part = bytes.get(..count).unwrap_or(&[]);
-            let taken = if part.is_empty() { 0 } else { machine().line.lock().write(permit, part) };
-            consumed = consumed.wrapping_add(u32::try_from(taken).unwrap_or(0));
-            ring.set_consumed(consumed);
-            moved |= taken > 0;
-            if taken < count || count == 0 {
-                break;
-            }
+        if self.console.get() == 0 {
+            return false;
         }
+        let ring = self.console();
+        let [consumed, produced] = ring.output_indices();
+        let mut bytes = [0; CHUNK];
+        let mut count = 0;
+        for (byte, at) in bytes.iter_mut().zip(Ring::OUTPUT.filled(consumed, produced)) {
+            *byte = ring.output(at);
+            count = usize::wrapping_add(count, 1);
+        }
+        let Ok(permit) = machine().image.monitor().decide(vm.id, Operation::ConsoleWrite, vm.id) else {
+            return false;
+        };
+        let part = bytes.get(..count).unwrap_or(&[]);
+        let taken = if part.is_empty() { 0 } else { machine().line.lock().write(permit, part) };
+        ring.set_consumed(consumed.wrapping_add(u32::try_from(taken).unwrap_or(0)));
+        let was_full = Ring::OUTPUT.room(consumed, produced).is_empty();
         drop(alone);
-        if was_full && moved {
+        if was_full && taken > 0 {
             self.tell_console(vm);
         }
+        taken == count && count != 0
     }
 
     /// Gives the VM what was typed for it, as much as its ring has room for.
     pub(super) fn input(&self, vm: &'static Vm) {
+        let alone = self.moving.lock();
         if self.console.get() == 0 {
             return;
         }
-        let alone = self.moving.lock();
         let ring = self.console();
         let [consumed, produced] = ring.input_indices();
         let room = Ring::INPUT.room(consumed, produced);
@@ -154,11 +151,10 @@ fn take_due(vm: &'static Vm, vcpu: VcpuId) -> bool {
     let Some((vcpu, xen)) = vm.vcpu(vcpu).and_then(|vcpu| Some((vcpu, vcpu.xen.as_ref()?))) else {
         return false;
     };
-    let (is_due, next) = {
-        let timers = &mut xen.state.lock().own.timers;
-        (timers.take_due(vm.now().0), timers.due())
-    };
+    // Armed under the lock under which it was computed: the vCPU may run elsewhere by now, and set a timer.
+    let timers = &mut xen.state.lock().own.timers;
+    let is_due = timers.take_due(vm.now().0);
     // Whoever fires timers asks afterwards when the next is due.
-    let _asked_for = arm(vcpu, next);
+    let _asked_for = arm(vcpu, timers.due());
     is_due
 }

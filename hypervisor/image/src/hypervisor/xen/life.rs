@@ -72,6 +72,11 @@ impl Domain {
         if self.report_unknown(vm) {
             return Apart::Again;
         }
+        {
+            // From now on nobody reaches for a frame that is given away.
+            let _alone = self.moving.lock();
+            self.console.set(0);
+        }
         let mut memory = self.memory.lock();
         if let Some(own) = &mut *memory {
             if let Teardown::Done(remains) = own.teardown_step(tables(vm)) {

@@ -2,13 +2,28 @@
 
 use core::mem::offset_of;
 
+use hv_core::paging::WORK;
 use protocol::xen::structure::MulticallEntry;
 use protocol::xen::{Errno, call};
 
 use super::{Arguments, Caller, Refusal, Reply, element, read, write};
 
-/// Calls that are made before events are looked at.
-const CALLS: u64 = 64;
+/// Units of work of a call, beside what it counts itself. So no more than 64 are made before events are looked at.
+const CALL: u32 = WORK / 64;
+
+/// The units of work of a call that may take long by itself: nothing else of a batch is done before events are looked
+/// at.
+const fn cost(number: u64) -> u32 {
+    match number {
+        call::SET_GDT
+        | call::SET_TRAP_TABLE
+        | call::MEMORY_OP
+        | call::GRANT_TABLE_OP
+        | call::CONSOLE_IO
+        | call::VCPU_OP => WORK,
+        _ => CALL,
+    }
+}
 
 #[inline(never)]
 pub(super) fn multicall(caller: &mut Caller<'_>, arguments: &mut Arguments) -> Reply {
@@ -21,9 +36,6 @@ pub(super) fn multicall(caller: &mut Caller<'_>, arguments: &mut Arguments) -> R
     caller.in_batch = true;
     for number in 0..count {
         let at = element::<MulticallEntry>(array, number)?;
-        if number == CALLS {
-            return again(arguments, at, count.wrapping_sub(number));
-        }
         let entry: MulticallEntry = read(at)?;
         let [first, second, third, fourth, fifth, _] = entry.args;
         let mut inner = [first, second, third, fourth, fifth];
@@ -39,7 +51,8 @@ pub(super) fn multicall(caller: &mut Caller<'_>, arguments: &mut Arguments) -> R
         };
         let place = hv_core::addr::convert::wide(offset_of!(MulticallEntry, result));
         write(at.wrapping_add(place), &result)?;
-        if caller.has_left(entry.op) {
+        caller.spend(cost(entry.op));
+        if caller.has_left(entry.op) || caller.has_spent_all() {
             return again(
                 arguments,
                 element::<MulticallEntry>(array, number.wrapping_add(1))?,

@@ -5,6 +5,7 @@ use hv_arch::mmu::direct;
 use hv_core::abi::xen::Domain;
 use hv_core::addr::Mfn;
 use hv_core::frame::typed::Level;
+use hv_core::paging::WORK;
 use hv_core::space::TableMemory;
 use protocol::GuestVirt;
 use protocol::xen::structure::{MmuUpdate, MmuextOp};
@@ -16,8 +17,9 @@ use super::super::memory::{finished, flush_all, tables};
 use super::{Arguments, Caller, Refusal, Reply, element, read, write};
 use crate::hypervisor::machine::DIRECT;
 
-/// Elements of one call that are done before events are looked at: about 30,000 instructions.
-const ELEMENTS: u64 = 128;
+/// Units of work of an element beside what goes into whole tables. So no more than 128 are done before events are
+/// looked at.
+const ELEMENT: u32 = WORK / 128;
 /// Bit of a count: the elements before were done by a call that was restarted.
 const IS_RESTARTED: u64 = 1 << 31;
 
@@ -46,9 +48,9 @@ fn each<T: zerocopy::FromBytes + zerocopy::IntoBytes>(
     let is_restarted = count & IS_RESTARTED != 0;
     let before = if is_restarted && report != 0 { u64::from(read::<u32>(report)?) } else { 0 };
     let left = count & IS_RESTARTED.wrapping_sub(1);
-    let now = left.min(ELEMENTS);
     let (mut done, mut result) = (0, Ok(()));
-    while done < now && result.is_ok() {
+    while done < left && result.is_ok() && !caller.has_spent_all() {
+        caller.spend(ELEMENT);
         result = element::<T>(array, done).and_then(read::<T>).and_then(|element| step(caller, &element));
         if result.is_ok() {
             done = done.wrapping_add(1);
@@ -71,8 +73,10 @@ fn each<T: zerocopy::FromBytes + zerocopy::IntoBytes>(
 pub(super) fn mmu_update(caller: &mut Caller<'_>, arguments: &mut Arguments) -> Reply {
     let (tables, vcpu) = (tables(caller.vm()), caller.vcpu.id);
     let mut memory = caller.domain.memory()?;
-    each(caller, arguments, |_, update: &MmuUpdate| {
-        finished(memory.paging.update(tables, vcpu, update.ptr, update.val))
+    each(caller, arguments, |caller, update: &MmuUpdate| {
+        let updated = memory.paging.update(tables, vcpu, update.ptr, update.val);
+        caller.spend(memory.paging.take_spent());
+        finished(updated)
     })
 }
 
@@ -118,9 +122,16 @@ fn extended(caller: &mut Caller<'_>, operation: &MmuextOp) -> Result<(), Refusal
         mmuext::PIN_L1..=mmuext::PIN_L4 => {
             let level = usize::try_from(operation.cmd).ok().and_then(|level| Level::ALL.get(level).copied());
             let mut memory = caller.domain.memory()?;
-            finished(memory.paging.pin(tables(vm), caller.vcpu.id, frame, level.ok_or(Errno::Invalid)?))
+            let pinned = memory.paging.pin(tables(vm), caller.vcpu.id, frame, level.ok_or(Errno::Invalid)?);
+            caller.spend(memory.paging.take_spent());
+            finished(pinned)
         }
-        mmuext::UNPIN => finished(caller.domain.memory()?.paging.unpin(tables(vm), frame)),
+        mmuext::UNPIN => {
+            let mut memory = caller.domain.memory()?;
+            let unpinned = memory.paging.unpin(tables(vm), frame);
+            caller.spend(memory.paging.take_spent());
+            finished(unpinned)
+        }
         mmuext::NEW_BASEPTR => new_root(caller, frame),
         mmuext::NEW_USER_BASEPTR => new_user_root(caller, frame),
         mmuext::TLB_FLUSH_LOCAL => {
@@ -189,6 +200,7 @@ pub(in super::super) fn new_root(caller: &mut Caller<'_>, frame: Mfn) -> Result<
     caller.vcpu.load_root();
     // The operation before has left no work, so this one is done.
     let _dropped = memory.paging.drop_root(tables(vm), old);
+    caller.spend(memory.paging.take_spent());
     Ok(())
 }
 
@@ -215,6 +227,7 @@ fn new_user_root(caller: &mut Caller<'_>, frame: Mfn) -> Result<(), Refusal> {
         // Kernel mode runs, so the root is loaded nowhere; and there is no work left.
         let _dropped = memory.paging.drop_root(tables(vm), old);
     }
+    caller.spend(memory.paging.take_spent());
     Ok(())
 }
 

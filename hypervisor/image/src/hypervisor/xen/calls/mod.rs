@@ -19,6 +19,7 @@ pub(super) use memory::new_root;
 use core::sync::atomic::Ordering;
 
 use hv_arch::guest::{Registers, copy};
+use hv_core::paging::WORK;
 use protocol::xen::{Errno, call};
 use protocol::{GuestVirt, Status};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -38,6 +39,8 @@ pub(super) struct Caller<'a> {
     pub(super) registers: &'a mut Registers,
     /// Whether the call stands in a multicall.
     pub(super) in_batch: bool,
+    /// Units of work that were done, of about 8 instructions, where a call or a batch may do more than one thing.
+    spent: u32,
 }
 
 /// The five arguments. A call that is restarted finds them as it left them.
@@ -89,7 +92,7 @@ pub(super) fn handle(cpu: &'static Cpu, vcpu: &'static Vcpu, xen: &'static XenVc
         crate::hypervisor::recount::enter();
     }
     let mut arguments = [rdi, rsi, rdx, r10, r8];
-    let mut caller = Caller { cpu, vcpu, xen, domain, registers, in_batch: false };
+    let mut caller = Caller::new(cpu, vcpu, xen, domain, registers);
     match caller.dispatch(number, &mut arguments) {
         Ok(value) => registers.rax = value,
         Err(Refusal::Errno(errno)) => registers.rax = errno.to_register(),
@@ -103,6 +106,20 @@ pub(super) fn handle(cpu: &'static Cpu, vcpu: &'static Vcpu, xen: &'static XenVc
     vcpu.trace.end(registers.rax);
 }
 
+impl<'a> Caller<'a> {
+    /// Who has done nothing yet.
+    #[inline(always)]
+    pub(super) const fn new(
+        cpu: &'static Cpu,
+        vcpu: &'static Vcpu,
+        xen: &'static XenVcpu,
+        domain: &'static Domain,
+        registers: &'a mut Registers,
+    ) -> Caller<'a> {
+        Caller { cpu, vcpu, xen, domain, registers, in_batch: false, spent: 0 }
+    }
+}
+
 impl Caller<'_> {
     #[inline(always)]
     pub(super) fn vm(&self) -> &'static Vm {
@@ -113,6 +130,18 @@ impl Caller<'_> {
     #[inline(always)]
     fn state(&self) -> spin::mutex::SpinMutexGuard<'static, State, Serving> {
         self.xen.state.lock()
+    }
+
+    /// Counts work of a call.
+    #[inline(always)]
+    const fn spend(&mut self, units: u32) {
+        self.spent = self.spent.saturating_add(units);
+    }
+
+    /// Whether that is as much as may be done before events are looked at.
+    #[inline(always)]
+    const fn has_spent_all(&self) -> bool {
+        self.spent >= WORK
     }
 
     /// Makes a call by its number.

@@ -29,8 +29,10 @@ use crate::hypervisor::{death, run};
 
 /// Has the interrupt of the caller's CPU come when one of the caller's timers is due.
 pub(super) fn rearm(caller: &Caller<'_>) {
-    let due = caller.state().own.timers.due();
-    let timer = super::super::events::arm(caller.vcpu, due);
+    // Armed under the lock under which it was computed: another CPU may be taking what was due before.
+    let state = caller.state();
+    let timer = super::super::events::arm(caller.vcpu, state.own.timers.due());
+    drop(state);
     run::set_timer(timer, Some(caller.vcpu));
 }
 
@@ -177,6 +179,10 @@ fn initialise(caller: &Caller<'_>, vcpu: &'static Vcpu, xen: &'static XenVcpu, a
         return Err(Errno::Exists.into());
     }
     let start = context::check(&given, &mut state.traps)?;
+    // One that is validated already is referred to at once: else what was taken before it could not be dropped.
+    if start.user_root.is_some_and(|root| !memory.paging.is_root(tables(vm), root)) {
+        return Err(Errno::Invalid.into());
+    }
     // The vCPU that asks holds the results of what takes long.
     finished(memory.paging.take_root(tables(vm), caller.vcpu.id, start.root))?;
     if let Err(errno) = take_rest(&mut memory, caller, &start) {
@@ -198,7 +204,6 @@ fn take_rest(memory: &mut XenMemory, caller: &Caller<'_>, start: &Start) -> Resu
     if let Some(root) = start.user_root
         && memory.paging.take_root(tables(vm), caller.vcpu.id, root)? == Progress::Again
     {
-        // What takes long is pinned before it is used, or refused.
         return Err(Errno::Invalid);
     }
     let taken = take_table(memory, vm, start.table());
@@ -283,6 +288,10 @@ fn up(caller: &Caller<'_>, vcpu: &'static Vcpu, xen: &XenVcpu) -> Reply {
     if scheduler.state(run::key(vcpu)) != Some(RunState::Stopped) {
         return Ok(0);
     }
+    // Under the lock under which all are stopped once life has changed: none is started behind that.
+    if !caller.vm().is_live() {
+        return Err(Errno::Again.into());
+    }
     vcpu.stopping.store(false, Ordering::SeqCst);
     // Its CPU looks at the timer when it picks the vCPU.
     let _asked_for = scheduler.set_timer(run::key(vcpu), due);
@@ -296,12 +305,17 @@ fn up(caller: &Caller<'_>, vcpu: &'static Vcpu, xen: &XenVcpu) -> Reply {
 
 /// Stops a vCPU. When none is left, the VM has ended.
 fn down(caller: &mut Caller<'_>, vcpu: &'static Vcpu) -> Reply {
-    let mut others = caller.vm().vcpus().iter().filter(|other| other.index != vcpu.index);
-    if !others.any(|other| state_of(other).is_some_and(|state| state != RunState::Stopped)) {
+    let mut scheduler = caller.cpu.partition().scheduler.lock();
+    // One that was told to stop may still be on its way out: two that go at once must not count on each other.
+    let stays = |other: &Vcpu| {
+        !other.stopping.load(Ordering::SeqCst)
+            && scheduler.state(run::key(other)).is_some_and(|state| state != RunState::Stopped)
+    };
+    if !caller.vm().vcpus().iter().any(|other| other.index != vcpu.index && stays(other)) {
+        drop(scheduler);
         death::end(caller.cpu, caller.vm(), 0);
         return Err(Refusal::Taken);
     }
-    let mut scheduler = caller.cpu.partition().scheduler.lock();
     let stop = scheduler.stop(run::key(vcpu)).map_err(|_| Errno::Invalid)?;
     vcpu.stopping.store(true, Ordering::SeqCst);
     drop(scheduler);
