@@ -51,7 +51,7 @@ pub(super) fn vcpu_op(caller: &mut Caller<'_>, [command, number, argument]: [u64
         vcpu::IS_UP => return Ok(u64::from(state_of(other) != Some(RunState::Stopped))),
         vcpu::INITIALISE => return initialise(caller, other, xen, argument),
         vcpu::UP => return up(caller, other, xen),
-        vcpu::DOWN => return down(caller, other),
+        vcpu::DOWN => return down(caller, other, xen),
         vcpu::GET_RUNSTATE => {
             let info: RunstateInfo = xen.state.lock().own.runstate.info_at(caller.vm().now().0);
             write(argument, &info)?;
@@ -295,16 +295,23 @@ fn up(caller: &Caller<'_>, vcpu: &'static Vcpu, xen: &XenVcpu) -> Reply {
 }
 
 /// Stops a vCPU. When none is left, the VM has ended.
-fn down(caller: &mut Caller<'_>, vcpu: &'static Vcpu) -> Reply {
+fn down(caller: &mut Caller<'_>, vcpu: &'static Vcpu, xen: &XenVcpu) -> Reply {
     let mut others = caller.vm().vcpus().iter().filter(|other| other.index != vcpu.index);
     if !others.any(|other| state_of(other).is_some_and(|state| state != RunState::Stopped)) {
         death::end(caller.cpu, caller.vm(), 0);
         return Err(Refusal::Taken);
     }
+    let now = caller.vm().now().0;
+    let mut state = xen.state.lock();
     let mut scheduler = caller.cpu.partition().scheduler.lock();
     let stop = scheduler.stop(run::key(vcpu)).map_err(|_| Errno::Invalid)?;
     vcpu.stopping.store(true, Ordering::SeqCst);
+    if stop == Stop::Done {
+        // When it left its CPU, it could have gone on, or waited.
+        state.own.runstate.change(clock::Activity::Offline, now);
+    }
     drop(scheduler);
+    drop(state);
     match stop {
         Stop::Done => {}
         Stop::OnCpu(on) if on == caller.cpu.id => caller.cpu.ask(work::RESCHEDULE),
