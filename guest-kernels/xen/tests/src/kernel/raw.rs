@@ -207,6 +207,18 @@ pub fn load_fs(offset: u64) -> u64 {
     value
 }
 
+/// Stores the floating-point state at an address, a multiple of 16 with room for 512 bytes.
+pub fn save_state(address: u64) {
+    // SAFETY: see the module.
+    unsafe { asm!("fxsave64 [{at}]", at = in(reg) address) };
+}
+
+/// Loads the floating-point state from there. Nothing else of this kernel uses it.
+pub fn load_state(address: u64) {
+    // SAFETY: see the module.
+    unsafe { asm!("fxrstor64 [{at}]", at = in(reg) address) };
+}
+
 /// Executes instructions that may trap: then the handler goes on behind them. Operands as for `asm!`.
 macro_rules! attempt {
     ($code:expr $(, $($operands:tt)*)?) => {{

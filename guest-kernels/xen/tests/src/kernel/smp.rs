@@ -6,7 +6,7 @@ use protocol::xen::structure::VcpuGuestContext;
 use protocol::xen::{call, context, sched, vcpu};
 use zerocopy::FromZeros;
 
-use super::raw::{self, Shared};
+use super::raw::{self, Page, Shared};
 use super::trap;
 use super::world::{first_root, frame_at, hypercall};
 
@@ -41,8 +41,12 @@ pub fn start() -> [i64; 2] {
     [initialised, up]
 }
 
+/// The floating-point state with which the second vCPU starts.
+pub static FIRST_STATE: Page = Page::ZERO;
+
 /// What the second vCPU does.
 pub fn second() -> ! {
+    raw::save_state(FIRST_STATE.address());
     trap::install(1);
     hypercall(call::VCPU_OP, [vcpu::STOP_PERIODIC_TIMER, 1, 0]);
     IS_UP.store(true, Ordering::SeqCst);

@@ -3,7 +3,7 @@
 use core::mem::offset_of;
 
 use protocol::xen::structure::{CallbackRegister, TrapInfo};
-use protocol::xen::{call, callback, segment};
+use protocol::xen::{call, callback, event, segment};
 
 use super::raw::{self, Shared};
 use super::world::{self, hypercall};
@@ -123,6 +123,14 @@ pub fn forget_events() {
     EVENTS.set(([0; 64], 0));
 }
 
+/// A port that the handler of events sends to, and how often.
+static CHAIN: Shared<(u32, u64)> = Shared::new((0, 0));
+
+/// Has the handler of events send to a port itself, as often as is said.
+pub fn send_from_handler(port: u32, times: u64) {
+    CHAIN.set((port, times));
+}
+
 /// A handler's flags: its events are masked.
 const MASKED: u8 = 4;
 
@@ -212,4 +220,9 @@ fn take_events(info: u64) {
         ports[word as usize] |= raw::exchange(world::shared() + 2048 + word * 8, 0);
     }
     EVENTS.set((ports, upcalls + 1));
+    let (port, left) = CHAIN.get();
+    if left > 0 {
+        CHAIN.set((port, left - 1));
+        hypercall(call::EVENT_CHANNEL_OP, [event::SEND, (&raw const port) as u64, 0]);
+    }
 }

@@ -17,25 +17,30 @@ pub fn run() {
     waiting();
 }
 
-fn op<T>(command: u64, argument: &mut T) -> i64 {
+/// An operation on ports.
+pub fn op<T>(command: u64, argument: &mut T) -> i64 {
     hypercall(call::EVENT_CHANNEL_OP, [command, core::ptr::from_mut(argument) as u64, 0])
 }
 
-fn number(command: u64, mut port: u32) -> i64 {
+/// An operation that takes the number of a port only.
+pub fn number(command: u64, mut port: u32) -> i64 {
     op(command, &mut port)
 }
 
-fn virq(virq: u32, vcpu: u32) -> (i64, u32) {
+/// Binds a virtual interrupt: the result, and the port.
+pub fn virq(virq: u32, vcpu: u32) -> (i64, u32) {
     let mut bind = BindVirq { virq, vcpu, port: 0 };
     (op(event::BIND_VIRQ, &mut bind), bind.port)
 }
 
-fn ipi(vcpu: u32) -> (i64, u32) {
+/// Binds a port that can be sent to: the result, and the port.
+pub fn ipi(vcpu: u32) -> (i64, u32) {
     let mut bind = TwoNumbers { first: vcpu, second: 0 };
     (op(event::BIND_IPI, &mut bind), bind.second)
 }
 
-fn status(port: u32) -> (i64, u32, u32) {
+/// What a port is: the result, its state, and its vCPU.
+pub fn status(port: u32) -> (i64, u32, u32) {
     let mut asked = EventStatus { dom: DOMID_SELF, port, ..EventStatus::default() };
     (op(event::STATUS, &mut asked), asked.status, asked.vcpu)
 }

@@ -1,6 +1,6 @@
 //! Whether every call answers as the ABI says.
 
-mod events;
+pub mod events;
 mod facts;
 #[expect(unsafe_code, reason = "executes instructions that trap")]
 mod paging;

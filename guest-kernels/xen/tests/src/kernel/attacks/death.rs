@@ -1,12 +1,16 @@
 //! Attacks after which the guest must be dead, and nobody else.
 
-use protocol::xen::{call, mmuext, sched};
+use protocol::xen::structure::{GrantMap, GrantSetupTable};
+use protocol::xen::{DOMID_SELF, call, event, grant, memory, mmuext, sched, vcpu};
 
-use crate::kernel::abi::{HOLE, HYPERVISOR};
+use super::events::own_number;
+use crate::kernel::abi::events::{ipi, number, virq};
+use crate::kernel::abi::{HOLE, HYPERVISOR, reserve};
 use crate::kernel::raw::{self, Deadly};
 use crate::kernel::smp;
 use crate::kernel::world::{
-    BASE, Own, RO, TABLE, extended, first_root, frame_at, hypercall, map, pin, recount, say, shut_down, user_tree,
+    BASE, Own, RO, RW, TABLE, extended, first_root, frame_at, hypercall, info, list, map, pin, recount, say, shut_down,
+    user_tree,
 };
 
 /// Does it. Announces first how it must end.
@@ -16,6 +20,9 @@ pub fn run(how: &str) {
         "no-page-fault-handler" => ("EX-18", "HV-VM-002"),
         "no-user-root" => ("EX-19", "HV-VM-007"),
         "loses-its-tables" => ("PT-07", "HV-VM-006"),
+        "ports-pending" => ("EV-04", "HV-VM-006"),
+        "holds-everything" => ("MM-05", "HV-VM-006"),
+        "dies-allocating" => ("MM-02", "HV-VM-006"),
         _ => ("EX-05", "HV-VM-003"),
     };
     say(format_args!("attack {id} xen dies {code}"));
@@ -44,6 +51,9 @@ pub fn run(how: &str) {
         "kernel-stack-of-the-hypervisor" => from_user(HYPERVISOR + 4096),
         "kernel-stack-in-a-table" => from_user(first_root() + 4096),
         "loses-its-tables" => die_half_validated(),
+        "ports-pending" => die_with_all_ports(),
+        "holds-everything" => die_with_everything(),
+        "dies-allocating" => die_allocating(),
         other => say(format_args!("FAIL no such way: {other}")),
     }
     say(format_args!("FAIL still alive"));
@@ -85,6 +95,90 @@ fn die_half_validated() {
         loop {
             let _ = pin(4, root.frame);
             let _ = extended(mmuext::UNPIN, root.frame, 0);
+        }
+    })
+}
+
+/// All ports are taken and pending, and both vCPUs wait for some.
+fn die_with_all_ports() {
+    raw::store_byte(info(0) + 1, 1);
+    let mut last = 0;
+    while let (0, port) = ipi(last % 2) {
+        let _ = number(event::SEND, port);
+        last = port;
+    }
+    let _ = number(event::CLOSE, last);
+    let (_, timer) = virq(event::VIRQ_TIMER, 0);
+    say(format_args!("{timer} is the timer's"));
+    let period = 1_000_000_u64;
+    hypercall(call::VCPU_OP, [vcpu::SET_PERIODIC_TIMER, 0, (&raw const period) as u64]);
+    recount();
+    shut_down(sched::CRASH);
+}
+
+/// Uses of grants, descriptors, a user root, debug registers and a vCPU are held.
+fn die_with_everything() {
+    let [page, entries, descriptors] = Own::several();
+    descriptors.read_only();
+    entries.read_only();
+    let pinned = pin(1, entries.frame);
+    let [root, ..] = user_tree(&[(0, page.entry(RW))]);
+    let user = extended(mmuext::NEW_USER_BASEPTR, root.frame, 0);
+    let table = hypercall(call::SET_GDT, [(&raw const descriptors.frame) as u64, 512, 0]);
+    let mut asked = GrantSetupTable { dom: DOMID_SELF, nr_frames: 1, ..GrantSetupTable::default() };
+    let mut frame = 0_u64;
+    asked.frame_list = (&raw mut frame) as u64;
+    let _ = hypercall(call::GRANT_TABLE_OP, [grant::SETUP_TABLE, (&raw mut asked) as u64, 1]);
+    let shown = Own::new();
+    let _ = map(shown.at, core::hint::black_box(frame) << 12 | RW);
+    raw::store(shown.word(8), page.frame << 32 | u64::from(own_number()) << 16 | 1);
+    let mut uses = 0_u64;
+    for slot in 0..256 {
+        let mut asked = GrantMap {
+            host_addr: entries.machine(slot),
+            flags: grant::MAP_HOST | grant::MAP_CONTAINS_PTE,
+            reference: 8,
+            dom: DOMID_SELF,
+            ..GrantMap::default()
+        };
+        let _ = hypercall(call::GRANT_TABLE_OP, [grant::MAP, (&raw mut asked) as u64, 1]);
+        uses += u64::from(asked.status == grant::OKAY);
+    }
+    for register in 0..4 {
+        hypercall(call::SET_DEBUGREG, [register, page.word(register), 0]);
+    }
+    let debug = hypercall(call::SET_DEBUGREG, [7, 0x55, 0]);
+    let started = smp::start();
+    if (pinned, user, table, debug, uses, started) != (0, 0, 0, 0, 256, [0, 0]) {
+        return say(format_args!("FAIL not all could be had: {uses}"));
+    }
+    recount();
+    shut_down(sched::CRASH);
+}
+
+/// One vCPU ends the VM while both release frames and take them.
+fn die_allocating() {
+    fn exchange(page: Own) {
+        let mut taken = [(page.at - BASE) >> 12];
+        let _ = reserve(memory::DECREASE_RESERVATION, &mut [page.frame], DOMID_SELF);
+        let _ = reserve(memory::POPULATE_PHYSMAP, &mut taken, DOMID_SELF);
+        raw::store(list() + ((page.at - BASE) >> 12) * 8, taken[0]);
+    }
+    fn end() {
+        let page = Own::new();
+        let _ = map(page.at, 0);
+        for _ in 0..200 {
+            exchange(Own { frame: frame_at(page.at), ..page });
+        }
+        recount();
+        shut_down(sched::CRASH);
+    }
+    let page = Own::new();
+    let _ = map(page.at, 0);
+    smp::start();
+    smp::beside(end, || {
+        loop {
+            exchange(Own { frame: frame_at(page.at), ..page });
         }
     })
 }

@@ -4,7 +4,16 @@
 #[expect(unsafe_code, reason = "executes instructions that trap")]
 mod calls;
 pub mod death;
+mod events;
+#[expect(unsafe_code, reason = "executes instructions that trap")]
+mod faults;
+mod frames;
+mod grants;
+#[expect(unsafe_code, reason = "executes instructions that trap")]
+mod lists;
 mod races;
+#[expect(unsafe_code, reason = "executes instructions that trap")]
+mod registers;
 mod tables;
 
 use super::smp;
@@ -33,8 +42,18 @@ type Attack = (&'static str, fn() -> Outcome);
 
 /// Runs all whose id begins so.
 pub fn run(which: &str) {
+    registers::fill();
     check("the second vCPU", smp::start(), [0, 0]);
-    let all = tables::ALL.iter().chain(races::ALL).chain(calls::ALL);
+    let all = tables::ALL
+        .iter()
+        .chain(races::ALL)
+        .chain(calls::ALL)
+        .chain(events::ALL)
+        .chain(faults::ALL)
+        .chain(frames::ALL)
+        .chain(lists::ALL)
+        .chain(registers::ALL)
+        .chain(grants::ALL);
     for (id, attack) in all.filter(|(id, _)| id.starts_with(which)) {
         let kept = world::pages_in_use();
         let outcome = attack();

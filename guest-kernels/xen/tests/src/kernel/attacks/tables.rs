@@ -216,7 +216,7 @@ fn absent_entries() -> Outcome {
 }
 
 /// Whether a machine frame is the VM's own, as its lists say, or one of those that it shares with the hypervisor.
-fn is_own(frame: u64) -> bool {
+pub fn is_own(frame: u64) -> bool {
     let listed = raw::try_load(M2P_START + frame * 8, 0).unwrap_or(u64::MAX);
     listed < frames() && frame_of(listed) == frame || frame == shared_frame() || grant_frames().contains(&frame)
 }

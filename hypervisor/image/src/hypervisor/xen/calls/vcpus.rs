@@ -53,7 +53,7 @@ pub(super) fn vcpu_op(caller: &mut Caller<'_>, [command, number, argument]: [u64
         vcpu::IS_UP => return Ok(u64::from(state_of(other) != Some(RunState::Stopped))),
         vcpu::INITIALISE => return initialise(caller, other, xen, argument),
         vcpu::UP => return up(caller, other, xen),
-        vcpu::DOWN => return down(caller, other),
+        vcpu::DOWN => return down(caller, other, xen),
         vcpu::GET_RUNSTATE => {
             let info: RunstateInfo = xen.state.lock().own.runstate.info_at(caller.vm().now().0);
             write(argument, &info)?;
@@ -304,7 +304,9 @@ fn up(caller: &Caller<'_>, vcpu: &'static Vcpu, xen: &XenVcpu) -> Reply {
 }
 
 /// Stops a vCPU. When none is left, the VM has ended.
-fn down(caller: &mut Caller<'_>, vcpu: &'static Vcpu) -> Reply {
+fn down(caller: &mut Caller<'_>, vcpu: &'static Vcpu, xen: &XenVcpu) -> Reply {
+    let now = caller.vm().now().0;
+    let mut state = xen.state.lock();
     let mut scheduler = caller.cpu.partition().scheduler.lock();
     // One that was told to stop may still be on its way out: two that go at once must not count on each other.
     let stays = |other: &Vcpu| {
@@ -313,12 +315,18 @@ fn down(caller: &mut Caller<'_>, vcpu: &'static Vcpu) -> Reply {
     };
     if !caller.vm().vcpus().iter().any(|other| other.index != vcpu.index && stays(other)) {
         drop(scheduler);
+        drop(state);
         death::end(caller.cpu, caller.vm(), 0);
         return Err(Refusal::Taken);
     }
     let stop = scheduler.stop(run::key(vcpu)).map_err(|_| Errno::Invalid)?;
     vcpu.stopping.store(true, Ordering::SeqCst);
+    if stop == Stop::Done {
+        // When it left its CPU, it could have gone on, or waited.
+        state.own.runstate.change(clock::Activity::Offline, now);
+    }
     drop(scheduler);
+    drop(state);
     match stop {
         Stop::Done => {}
         Stop::OnCpu(on) if on == caller.cpu.id => caller.cpu.ask(work::RESCHEDULE),
