@@ -331,14 +331,13 @@ pub fn iret_to_next(rflags: u64, rax: u64) -> (u64, u64, bool) {
 
 /// Executes code with another stack, at which an exception is then taken: no way back.
 pub fn with_stack(rsp: u64, instruction: Deadly) -> ! {
-    // SAFETY: see the module.
-    unsafe {
-        match instruction {
-            Deadly::Undefined => asm!("mov rsp, {rsp}", "ud2", rsp = in(reg) rsp, options(noreturn)),
-            Deadly::Iret => {
-                asm!("mov rsp, {rsp}", "mov eax, 23", "syscall", "ud2", rsp = in(reg) rsp, options(noreturn))
-            }
-        }
+    match instruction {
+        // SAFETY: see the module.
+        Deadly::Undefined => unsafe { asm!("mov rsp, {rsp}", "ud2", rsp = in(reg) rsp, options(noreturn)) },
+        // SAFETY: see the module.
+        Deadly::Iret => unsafe {
+            asm!("mov rsp, {rsp}", "mov eax, 23", "syscall", "ud2", rsp = in(reg) rsp, options(noreturn))
+        },
     }
 }
 
@@ -359,7 +358,9 @@ unsafe impl Sync for Page {}
 
 impl Page {
     /// All zero.
-    pub const ZERO: Page = Page(UnsafeCell::new([0; 512]));
+    pub const fn zero() -> Page {
+        Page(UnsafeCell::new([0; 512]))
+    }
 
     /// Where it is.
     pub fn address(&self) -> u64 {

@@ -42,7 +42,7 @@ pub fn start() -> [i64; 2] {
 }
 
 /// The floating-point state with which the second vCPU starts.
-pub static FIRST_STATE: Page = Page::ZERO;
+pub static FIRST_STATE: Page = Page::zero();
 
 /// What the second vCPU does.
 pub fn second() -> ! {
@@ -64,8 +64,11 @@ pub fn second() -> ! {
     }
 }
 
+/// What the second vCPU may be asked to do.
+type Task = Option<fn()>;
+
 /// What can be asked for.
-static TASKS: Shared<[Option<fn()>; 1]> = Shared::new([None]);
+static TASKS: Shared<[Task; 1]> = Shared::new([None]);
 
 /// Has the second vCPU do something while this one does something else; both are through afterwards. The former
 /// is to look at [`STOP`].

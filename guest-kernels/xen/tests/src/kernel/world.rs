@@ -21,7 +21,7 @@ pub const FRAME: u64 = 0x000f_ffff_ffff_f000;
 
 /// Pages to work with.
 pub const PAGES: usize = 160;
-static POOL: [Page; PAGES] = [Page::ZERO; PAGES];
+static POOL: [Page; PAGES] = [const { Page::zero() }; PAGES];
 /// The next one that is free.
 static NEXT: Shared<usize> = Shared::new(0);
 /// Frames of the table of grants.
@@ -48,7 +48,7 @@ pub fn grant_frames() -> [u64; GRANT_FRAMES] {
 }
 
 /// Where the shared page is shown.
-static SHARED: Page = Page::ZERO;
+static SHARED: Page = Page::zero();
 /// The start info, the list of machine frames, and guest frames.
 static START: Shared<[u64; 6]> = Shared::new([0; 6]);
 /// The command line.
@@ -175,7 +175,7 @@ impl Own {
 
     /// The machine address of a word.
     pub fn machine(self, index: u64) -> u64 {
-        self.frame << 12 | index * 8
+        (self.frame << 12) | (index * 8)
     }
 
     /// Shows it at its own place: with these bits.
@@ -274,7 +274,7 @@ pub const fn slot(level: u32, address: u64) -> u64 {
 /// The machine address of the entry that maps an address.
 pub fn entry_of(address: u64) -> u64 {
     let (table, slot) = table_of(1, address);
-    table << 12 | slot * 8
+    (table << 12) | (slot * 8)
 }
 
 /// Four tables that lead to a page of user mode at `0x400000`: from the root on.

@@ -93,7 +93,7 @@ fn entries() {
     check("as it was", map(page.at, page.entry(RW)), 0);
     for level in [2, 3, 4] {
         let (table, index) = table_of(level, page.at);
-        let place = table << 12 | index * 8;
+        let place = (table << 12) | (index * 8);
         let word = word_at(place);
         for bit in [8, 0x10, 0x80, 0x100] {
             check("bits of an upper entry", update(place, word | bit), INVALID);
@@ -104,7 +104,7 @@ fn entries() {
         check("the same again", update(place, word), 0);
         check("it is unchanged", word_at(place) & FRAME, word & FRAME);
     }
-    check("the hypervisor's entries", (256..272).all(|slot| update(root << 12 | slot * 8, 0) == INVALID), true);
+    check("the hypervisor's entries", (256..272).all(|slot| update((root << 12) | (slot * 8), 0) == INVALID), true);
     for address in [HYPERVISOR, HOLE, 0x40_0000, 0xffff_9000_0000_0000] {
         check("no table there", map(address, page.entry(RW)), INVALID);
     }

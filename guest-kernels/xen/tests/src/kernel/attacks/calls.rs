@@ -61,7 +61,7 @@ fn edge_of_the_hole() -> Outcome {
     raw::store_byte(page.at + 4095, 0x05);
     let _ = [third, second, first].map(Own::read_only);
     let own = frame_at(first_root());
-    same("mapped", update(own << 12 | 255 * 8, third.entry(TABLE)), 0)?;
+    same("mapped", update((own << 12) | (255 * 8), third.entry(TABLE)), 0)?;
     for number in [call::XEN_VERSION, 63, call::SCHED_OP] {
         let trap = attempt!(
             "xor edi, edi
@@ -81,7 +81,7 @@ fn edge_of_the_hole() -> Outcome {
         same("traps", i64::from(trap.is_some()), 1)?;
         same("a fault", i64::from(matches!(trap::last().vector, 13 | 14 | 6)), 1)?;
     }
-    same("away", update(own << 12 | 255 * 8, 0), 0)?;
+    same("away", update((own << 12) | (255 * 8), 0), 0)?;
     flush();
     Ok(())
 }
@@ -126,7 +126,7 @@ fn flags_of_a_return() -> Outcome {
         same("rax", rax, 77_u64)?;
         let _ = attempt!("push 2; popfq; cld");
     }
-    let (flags, ..) = raw::iret_to_next(u64::MAX & !0x4_0100, 0);
+    let (flags, ..) = raw::iret_to_next(!0x4_0100, 0);
     same("all at once", flags & 0x1a_3200, 0x200_u64)?;
     let _ = attempt!("push 2; popfq; cld");
     Ok(())

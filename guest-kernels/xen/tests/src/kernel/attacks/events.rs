@@ -401,6 +401,16 @@ fn to_a_vcpu_in_each_state() -> Outcome {
     })
 }
 
+/// Polls until a port is pending, and takes that.
+fn sleep_until_pending(port: u32) -> Outcome {
+    loop {
+        same("sleeps", poll(port, 0), 0)?;
+        if take_pending(port) {
+            return Ok(());
+        }
+    }
+}
+
 /// Each of two vCPUs sleeps until the other wakes it. One wake-up that is lost, and this does not end.
 fn against_sleeps() -> Outcome {
     quietly(|| {
@@ -409,12 +419,7 @@ fn against_sleeps() -> Outcome {
             let result = (0..600_u64).try_for_each(|round| {
                 same("sent", number(event::SEND, theirs), 0)?;
                 if round % 2 == 0 {
-                    let mut pending = false;
-                    while !pending {
-                        same("sleeps", poll(own, 0), 0)?;
-                        pending = take_pending(own);
-                    }
-                    return Ok(());
+                    return sleep_until_pending(own);
                 }
                 trap::forget_events();
                 while trap::events().1 == 0 {

@@ -138,7 +138,7 @@ fn faults_without_end() -> Outcome {
         while FAULTS.load(Ordering::SeqCst) < 60 {
             same("a call", hypercall(call::XEN_VERSION, [0, 0, 0]), VERSION as i64)?;
             rounds += 1;
-            if rounds % 64 == 0 {
+            if rounds.is_multiple_of(64) {
                 give_way();
             }
         }

@@ -239,7 +239,7 @@ fn sums_that_wrap() -> Outcome {
     let numbers = [u64::MAX; 2];
     let at = numbers.as_ptr() as u64;
     for count in [1 << 60, 1 << 61, 1 << 62, 1 << 63, u64::MAX, u64::MAX / 8, u64::MAX / 8 + 1] {
-        for start in [at, 8, u64::MAX & !7, page.at] {
+        for start in [at, 8, !7, page.at] {
             let reservation = MemoryReservation {
                 extent_start: start,
                 nr_extents: count,
@@ -254,7 +254,7 @@ fn sums_that_wrap() -> Outcome {
                 }
             }
         }
-        for array in [u64::MAX & !15, u64::MAX - 4095, 0_u64.wrapping_sub(1 << 40)] {
+        for array in [!15, u64::MAX - 4095, 0_u64.wrapping_sub(1 << 40)] {
             let one = count | 1;
             refused("changes", raw::call(call::MMU_UPDATE, [array, one & 0x7fff_ffff | 0x4000_0000, 0, own, 0]))?;
             refused("a batch", hypercall(call::MULTICALL, [array, count, 0]))?;

@@ -105,8 +105,8 @@ fn changed_while_validated() -> Outcome {
         while !is_over() {
             for (level, index) in [(3, 1), (2, 2), (1, 3)] {
                 let _ = pin(level, shared(index));
-                let _ = update(shared(index) << 12 | 511 * 8, 0);
-                let _ = update(shared(index) << 12 | 511 * 8, 0x1000 | TABLE);
+                let _ = update((shared(index) << 12) | (511 * 8), 0);
+                let _ = update((shared(index) << 12) | (511 * 8), 0x1000 | TABLE);
                 let _ = extended(mmuext::NEW_USER_BASEPTR, shared(0), 0);
                 let _ = extended(mmuext::NEW_USER_BASEPTR, 0, 0);
                 let _ = unpin(shared(index));

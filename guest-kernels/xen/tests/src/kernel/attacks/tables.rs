@@ -51,7 +51,7 @@ const INVALID: i64 = error(Errno::Invalid);
 fn chain(address: u64) -> [u64; 4] {
     [1, 2, 3, 4].map(|level| {
         let (table, slot) = table_of(level, address);
-        table << 12 | slot * 8
+        (table << 12) | (slot * 8)
     })
 }
 
@@ -122,8 +122,8 @@ fn loops() -> Outcome {
     }
     let root = frame_at(first_root());
     for slot in [0, 1, 255, 272, 300, 510] {
-        refused("the root in itself", update(root << 12 | slot * 8, root << 12 | TABLE))?;
-        refused("for reading", update(root << 12 | slot * 8, root << 12 | 0x25))?;
+        refused("the root in itself", update((root << 12) | (slot * 8), root << 12 | TABLE))?;
+        refused("for reading", update((root << 12) | (slot * 8), root << 12 | 0x25))?;
     }
     Ok(())
 }
@@ -392,7 +392,7 @@ fn reserved_slots() -> Outcome {
     for slot in 256..272 {
         for word in [0, page.entry(TABLE), own << 12 | TABLE, u64::MAX] {
             for command in 0..4 {
-                let result = update(own << 12 | slot * 8 | command, word);
+                let result = update((own << 12) | (slot * 8) | command, word);
                 if command != mmu::MACHPHYS {
                     refused("an entry", result)?;
                 }
