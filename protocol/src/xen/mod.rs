@@ -7,56 +7,75 @@ pub mod structure;
 
 /// Calls, by their number in rax.
 pub mod call {
-    /// Traps that the guest handles.
-    pub const SET_TRAP_TABLE: u64 = 0;
-    /// Changes of page-table entries by machine address.
-    pub const MMU_UPDATE: u64 = 1;
-    /// The guest's descriptor table.
-    pub const SET_GDT: u64 = 2;
-    /// The kernel stack for entries from user mode.
-    pub const STACK_SWITCH: u64 = 3;
-    /// Event, failsafe and system-call handlers, three registers.
-    pub const SET_CALLBACKS: u64 = 4;
-    /// CR0.TS.
-    pub const FPU_TASKSWITCH: u64 = 5;
-    /// Sets a debug register.
-    pub const SET_DEBUGREG: u64 = 8;
-    /// Reads a debug register.
-    pub const GET_DEBUGREG: u64 = 9;
-    /// Changes one descriptor by machine address.
-    pub const UPDATE_DESCRIPTOR: u64 = 10;
-    /// The VM's memory: [`super::memory`].
-    pub const MEMORY_OP: u64 = 12;
-    /// Several calls.
-    pub const MULTICALL: u64 = 13;
-    /// Changes the entry that maps a virtual address.
-    pub const UPDATE_VA_MAPPING: u64 = 14;
-    /// One-shot timer.
-    pub const SET_TIMER_OP: u64 = 15;
-    /// Facts: [`super::version`].
-    pub const XEN_VERSION: u64 = 17;
-    /// Bytes for the hypervisor's console.
-    pub const CONSOLE_IO: u64 = 18;
-    /// Grants: [`super::grant`].
-    pub const GRANT_TABLE_OP: u64 = 20;
-    /// Services that a VM asks for: [`super::assist`].
-    pub const VM_ASSIST: u64 = 21;
-    /// The way back from a handler.
-    pub const IRET: u64 = 23;
-    /// vCPUs: [`super::vcpu`].
-    pub const VCPU_OP: u64 = 24;
-    /// Bases of FS and GS.
-    pub const SET_SEGMENT_BASE: u64 = 25;
-    /// Pins, roots, flushes: [`super::mmuext`].
-    pub const MMUEXT_OP: u64 = 26;
-    /// Yield, block, shut down: [`super::sched`].
-    pub const SCHED_OP: u64 = 29;
-    /// Handlers by their kind: [`super::callback`].
-    pub const CALLBACK_OP: u64 = 30;
-    /// Events: [`super::event`].
-    pub const EVENT_CHANNEL_OP: u64 = 32;
-    /// I/O privilege: [`super::physdev`].
-    pub const PHYSDEV_OP: u64 = 33;
+    /// Declares the numbers, and their names.
+    macro_rules! calls {
+        ($($(#[doc = $doc:literal])* $name:ident = $value:literal, $text:literal;)*) => {
+            $($(#[doc = $doc])* pub const $name: u64 = $value;)*
+
+            /// The name of a call, if the number is one.
+            #[must_use]
+            pub const fn name(number: u64) -> Option<&'static str> {
+                match number {
+                    $($value => Some($text),)*
+                    _ => None,
+                }
+            }
+        };
+    }
+
+    calls! {
+        /// Traps that the guest handles.
+        SET_TRAP_TABLE = 0, "set_trap_table";
+        /// Changes of page-table entries by machine address.
+        MMU_UPDATE = 1, "mmu_update";
+        /// The guest's descriptor table.
+        SET_GDT = 2, "set_gdt";
+        /// The kernel stack for entries from user mode.
+        STACK_SWITCH = 3, "stack_switch";
+        /// Event, failsafe and system-call handlers, three registers.
+        SET_CALLBACKS = 4, "set_callbacks";
+        /// CR0.TS.
+        FPU_TASKSWITCH = 5, "fpu_taskswitch";
+        /// Sets a debug register.
+        SET_DEBUGREG = 8, "set_debugreg";
+        /// Reads a debug register.
+        GET_DEBUGREG = 9, "get_debugreg";
+        /// Changes one descriptor by machine address.
+        UPDATE_DESCRIPTOR = 10, "update_descriptor";
+        /// The VM's memory: [`super::memory`].
+        MEMORY_OP = 12, "memory_op";
+        /// Several calls.
+        MULTICALL = 13, "multicall";
+        /// Changes the entry that maps a virtual address.
+        UPDATE_VA_MAPPING = 14, "update_va_mapping";
+        /// One-shot timer.
+        SET_TIMER_OP = 15, "set_timer_op";
+        /// Facts: [`super::version`].
+        XEN_VERSION = 17, "xen_version";
+        /// Bytes for the hypervisor's console.
+        CONSOLE_IO = 18, "console_io";
+        /// Grants: [`super::grant`].
+        GRANT_TABLE_OP = 20, "grant_table_op";
+        /// Services that a VM asks for: [`super::assist`].
+        VM_ASSIST = 21, "vm_assist";
+        /// The way back from a handler.
+        IRET = 23, "iret";
+        /// vCPUs: [`super::vcpu`].
+        VCPU_OP = 24, "vcpu_op";
+        /// Bases of FS and GS.
+        SET_SEGMENT_BASE = 25, "set_segment_base";
+        /// Pins, roots, flushes: [`super::mmuext`].
+        MMUEXT_OP = 26, "mmuext_op";
+        /// Yield, block, shut down: [`super::sched`].
+        SCHED_OP = 29, "sched_op";
+        /// Handlers by their kind: [`super::callback`].
+        CALLBACK_OP = 30, "callback_op";
+        /// Events: [`super::event`].
+        EVENT_CHANNEL_OP = 32, "event_channel_op";
+        /// I/O privilege: [`super::physdev`].
+        PHYSDEV_OP = 33, "physdev_op";
+    }
+
     /// One above the greatest number that has a place in a count.
     pub const END: u64 = 64;
 }

@@ -21,6 +21,8 @@ pub mod test;
 
 use std::path::{Path, PathBuf};
 
+use protocol::VmId;
+
 use crate::build::{Builder, Profile, Variant};
 use crate::decode::Programs;
 use crate::error::{Context, Exit, Failure};
@@ -122,7 +124,8 @@ pub fn prepare(
     let memory_mib = assembly.memory_mib;
     let names = assembly.manifest.vms.iter().map(|vm| vm.name.clone());
     let vms: Vec<(String, Vec<PathBuf>)> = names.zip(assembly.programs).collect();
-    let programs = Programs::new(&hypervisor, &vms).with_places(system.label_places());
+    let xen = (0..).zip(&system.vms).filter(|(_, vm)| vm.xen.is_some()).map(|(number, _)| VmId(number)).collect();
+    let programs = Programs::new(&hypervisor, &vms).with_places(system.label_places()).with_xen(xen);
     Ok(Prepared { programs, hypervisor, image, memory_mib })
 }
 

@@ -96,6 +96,8 @@ pub struct Programs {
     names: Vec<String>,
     /// For each VM where its label stands.
     places: Vec<String>,
+    /// The VMs that speak Xen's ABI.
+    xen: Vec<VmId>,
 }
 
 impl Programs {
@@ -106,12 +108,23 @@ impl Programs {
             vms: vms.iter().map(|(_, paths)| paths.iter().map(Program::new).collect()).collect(),
             names: vms.iter().map(|(name, _)| name.clone()).collect(),
             places: Vec::new(),
+            xen: Vec::new(),
         }
     }
 
     /// The same, with the place of each VM's label as `file:line`.
     pub fn with_places(self, places: Vec<String>) -> Programs {
         Programs { places, ..self }
+    }
+
+    /// The same, with the VMs that speak Xen's ABI.
+    pub fn with_xen(self, xen: Vec<VmId>) -> Programs {
+        Programs { xen, ..self }
+    }
+
+    /// Whether a VM speaks Xen's ABI.
+    pub fn speaks_xen(&self, vm: VmId) -> bool {
+        self.xen.contains(&vm)
     }
 
     /// Where the label of a VM stands, if that is known.

@@ -59,7 +59,8 @@ pub fn lines(crash: &Crash<'_>, programs: &Programs) -> Vec<String> {
         lines.push(format!("  walk    {}", walk(&crash.page_walk)));
     }
     lines.extend(registers(&crash.registers));
-    lines.extend(calls(&crash.last_calls));
+    let text = if programs.speaks_xen(crash.vm) { xen_call_text } else { call_text };
+    lines.extend(calls(&crash.last_calls, text));
     lines
 }
 
@@ -170,13 +171,23 @@ fn registers(registers: &[Register<'_>]) -> Vec<String> {
 }
 
 /// The last calls, newest first.
-fn calls(calls: &[CallTrace]) -> Vec<String> {
+fn calls(calls: &[CallTrace], text: fn(&CallTrace) -> String) -> Vec<String> {
     if calls.is_empty() {
         return vec!["  calls   none".to_owned()];
     }
     let mut lines = vec!["  calls   the last ones, newest first:".to_owned()];
-    lines.extend(calls.iter().map(|call| format!("    {}", call_text(call))));
+    lines.extend(calls.iter().map(|call| format!("    {}", text(call))));
     lines
+}
+
+/// One call of Xen's ABI with its result, in which small negative numbers are errors.
+fn xen_call_text(call: &CallTrace) -> String {
+    let name = protocol::xen::call::name(call.number).map_or_else(|| format!("call {}", call.number), str::to_owned);
+    let [first, second] = call.arguments;
+    match call.result.wrapping_neg() {
+        errno @ 1..4096 => format!("{name}({first:#x}, {second:#x}, ...) = -{errno}"),
+        _ => format!("{name}({first:#x}, {second:#x}, ...) = {:#x}", call.result),
+    }
 }
 
 /// One call with its result.

@@ -49,6 +49,22 @@ fn a_report_names_cause_instruction_walk_and_calls() {
 }
 
 #[test]
+fn the_calls_of_xens_abi_have_its_names() {
+    let programs = Programs::new("/nonexistent", &[]).with_xen(vec![VmId(0)]);
+    let mut crash = crash();
+    crash.last_calls = vec![
+        CallTrace { number: 23, arguments: [1, 2], result: 0x10 },
+        CallTrace { number: 40, arguments: [0, 0], result: (-38_i64).cast_unsigned() },
+    ]
+    .into();
+    let report = lines(&crash, &programs).join("\n");
+    assert!(
+        report.contains("iret(0x1, 0x2, ...) = 0x10") && report.contains("call 40(0x0, 0x0, ...) = -38"),
+        "{report}"
+    );
+}
+
+#[test]
 fn code_that_cannot_be_read_or_decoded_is_said_so() {
     let programs = Programs::new("/nonexistent", &[]);
     let mut crash = crash();
