@@ -38,6 +38,8 @@ enum Flaw {
     GoesOnAsleep,
     /// A VM is taken apart while CPUs are on their way out of it.
     TearsDownEarly,
+    /// A vCPU is started though its VM has ended.
+    StartsTheEnded,
 }
 
 const CPUS: usize = 2;
@@ -59,6 +61,8 @@ enum At {
     Loads(usize),
     /// `vcpu_stop` waits.
     StopWaits(usize, usize),
+    /// It ends the VM, and stops this vCPU of it next.
+    Ends(usize, usize),
 }
 
 /// What is known of a vCPU beside the scheduler.
@@ -89,6 +93,7 @@ struct State {
     ticks_left: u8,
     ends_left: u8,
     has_ended: bool,
+    comes_back: bool,
     is_gone: bool,
     is_wrong: bool,
 }
@@ -153,7 +158,7 @@ impl At {
     fn has(self, vcpu: usize) -> bool {
         match self {
             At::Halted => false,
-            At::Executes(own) | At::StopWaits(own, _) | At::Loads(own) => own == vcpu,
+            At::Executes(own) | At::StopWaits(own, _) | At::Ends(own, _) | At::Loads(own) => own == vcpu,
             At::Fires(own) | At::Picks(own) => own == Some(vcpu),
             At::Saves(left, next) => left == vcpu || next == Some(vcpu),
         }
@@ -212,6 +217,14 @@ impl State {
         self.is_quiet() && ready && self.armed.contains(&NEVER)
     }
 
+    /// All vCPUs of a VM that has ended were told to stop, and one was started again, or does not stop: so the VM
+    /// never goes.
+    fn has_risen(&self) -> bool {
+        let is_over = self.has_ended && !self.cpus.iter().any(|at| matches!(at, At::Ends(..)));
+        let is_there = |vcpu: usize| !matches!(self.run(vcpu), None | Some(RunState::Stopped));
+        is_over && (0..VCPUS).any(|vcpu| is_there(vcpu) && (!self.vcpus[vcpu].is_told || self.is_quiet()))
+    }
+
     /// Each CPU executes what the scheduler thinks that it does.
     fn executes_right(&self) -> bool {
         let mut cpus = (0..CPUS).zip(self.cpus);
@@ -247,6 +260,7 @@ impl System {
                 state.is_wrong |= !state.vcpus[own].is_told && state.vcpus[other].is_told && state.is_executed(other);
                 At::Executes(own)
             }
+            At::Ends(own, vcpu) => System::stop_next(state, own, vcpu),
             At::Halted | At::Executes(_) => return None,
         };
         Some(())
@@ -327,8 +341,9 @@ impl System {
         Some(())
     }
 
-    fn start(state: &mut State, cpu: usize, vcpu: usize) -> Option<()> {
+    fn start(&self, state: &mut State, cpu: usize, vcpu: usize) -> Option<()> {
         System::call(state, cpu)?;
+        (!state.has_ended || self.flaw == Flaw::StartsTheEnded).then_some(())?;
         let on = state.scheduler.start(key(vcpu), state.now).ok()?;
         // `prepare` waits for the CPU that it stopped on.
         state.vcpus[vcpu].saved.is_none().then_some(())?;
@@ -348,20 +363,28 @@ impl System {
         Some(())
     }
 
+    /// The VM ends itself, and comes back; or a CPU that runs another one ends it for the person at the console.
     fn end(state: &mut State, cpu: usize) -> Option<()> {
-        let caller = System::call(state, cpu)?;
+        let At::Executes(own) = state.cpus[cpu] else { return None };
+        (!state.has_ended).then_some(())?;
         state.ends_left = state.ends_left.checked_sub(1)?;
-        state.has_ended = true;
-        for vcpu in 0..VCPUS {
-            if let Ok(stop) = state.scheduler.stop(key(vcpu)) {
-                state.vcpus[vcpu].is_told = true;
-                if let Stop::OnCpu(on) = stop {
-                    state.interrupt(Some(on));
-                }
+        (state.has_ended, state.comes_back) = (true, own < VCPUS);
+        state.cpus[cpu] = At::Ends(own, 0);
+        Some(())
+    }
+
+    /// It stops a vCPU: others do what they like between two.
+    fn stop_next(state: &mut State, own: usize, vcpu: usize) -> At {
+        if let Ok(stop) = state.scheduler.stop(key(vcpu)) {
+            state.vcpus[vcpu].is_told = true;
+            if let Stop::OnCpu(on) = stop {
+                state.interrupt(Some(on));
             }
         }
-        state.cpus[cpu] = At::Fires(Some(caller));
-        Some(())
+        match vcpu.checked_add(1).filter(|next| *next < VCPUS) {
+            Some(next) => At::Ends(own, next),
+            None => At::Fires(Some(own)),
+        }
     }
 
     fn call_step(&self, state: &mut State, step: Step) -> Option<()> {
@@ -385,7 +408,7 @@ impl System {
                 state.vcpus[vcpu].kicked = !was_asleep;
                 state.interrupt(on.filter(|_| self.flaw != Flaw::KickInterruptsNot));
             }
-            Step::Start { cpu, vcpu } => System::start(state, cpu, vcpu)?,
+            Step::Start { cpu, vcpu } => self.start(state, cpu, vcpu)?,
             Step::Stop { cpu, vcpu } => System::stop(state, cpu, vcpu)?,
             Step::End { cpu } => System::end(state, cpu)?,
             _ => return None,
@@ -403,7 +426,7 @@ impl System {
     }
 
     fn rebuild(state: &mut State) -> Option<()> {
-        state.is_gone.then_some(())?;
+        (state.is_gone && state.comes_back).then_some(())?;
         add_vm(&mut state.scheduler, 0);
         state.vcpus[..VCPUS].fill(Vcpu::default());
         (state.is_gone, state.has_ended) = (false, false);
@@ -465,6 +488,7 @@ impl Model for System {
             ticks_left: self.ticks,
             ends_left: self.ends,
             has_ended: false,
+            comes_back: false,
             is_gone: false,
             is_wrong: false,
         }]
@@ -495,6 +519,7 @@ impl Model for System {
             Property::always(TURN, |_, state: &State| !state.passes_over()),
             Property::always(ONCE, |_, state: &State| state.executes_right()),
             Property::always(ORDER, |_, state: &State| !state.is_wrong),
+            Property::always(ENDED, |_, state: &State| !state.has_risen()),
             Property::always(GONE, |_, state: &State| {
                 !state.is_gone || !state.cpus.iter().any(|at| (0..VCPUS).any(|vcpu| at.has(vcpu)))
             }),
@@ -510,6 +535,7 @@ const LOST: &str = "no event, kick or deadline is lost";
 const TURN: &str = "who is ready gets a turn on every CPU";
 const ONCE: &str = "what a CPU executes runs on that CPU";
 const ORDER: &str = "stops, saved states and timers come in their order";
+const ENDED: &str = "what was stopped for good stays stopped";
 const GONE: &str = "no CPU has a vCPU of a VM that is gone";
 
 fn check(flaw: Flaw, [calls, ticks, ends]: [u8; 3], until: HasDiscoveries) -> impl Checker<System> {
@@ -545,6 +571,7 @@ fn each_duty_that_is_neglected_is_missed() {
         (Flaw::TimerWakesNot, [2, 1, 0], LOST),
         (Flaw::GoesOnAsleep, [1, 0, 0], ONCE),
         (Flaw::TearsDownEarly, [1, 0, 1], GONE),
+        (Flaw::StartsTheEnded, [3, 1, 1], ENDED),
     ] {
         let checker = check(flaw, limits, HasDiscoveries::AnyOf([claim].into()));
         assert!(checker.discovery(claim).is_some(), "{flaw:?} is not found");
