@@ -118,9 +118,9 @@ impl Machine {
     }
 
     /// Starts it with its serial line going into a file, which never keeps it waiting, and its threads in turn:
-    /// only so are two runs under the instruction clock the same to the last instruction.
+    /// only so are two runs under the instruction clock the same to the last instruction. QEMU records one CPU only.
     pub fn start_into(&self, file: std::fs::File) -> Result<Running, Failure> {
-        let more = if self.icount { IN_TURN } else { &[] };
+        let more = if self.icount && self.smp == 1 { IN_TURN } else { &[] };
         self.spawn(more, Stdio::null(), file.into(), Stdio::null())
     }
 
