@@ -355,6 +355,8 @@ pub(super) fn begin(vm: &'static Vm) {
     let mut scheduler = vm.partition().scheduler.lock();
     let added = scheduler.add_vm(vm.id, count, weight, cap);
     let now = run::now(super::cpu::own());
+    // From here on it can die: its vCPU may run elsewhere before this returns.
+    *vm.life.lock() = Life::Live;
     let started = scheduler.start(VcpuKey { vm: vm.id, vcpu: VcpuId(0) }, now);
     drop(scheduler);
     if added.is_err() {

@@ -92,7 +92,7 @@ fn step_of(vm: &'static Vm, working: &mut Working, after: After) -> bool {
     if let Some(domain) = &vm.xen {
         match domain.take_apart(vm, after) {
             Apart::Again => return true,
-            Apart::Built => end(vm, after, Life::Live),
+            Apart::Built => end(vm),
             Apart::Free if working.vm == vm.id && matches!(working.stage, Stage::Free(_)) => {
                 return finish(vm, working, after);
             }
@@ -143,7 +143,7 @@ fn finish(vm: &'static Vm, working: &mut Working, after: After) -> bool {
             Ok(Build::Again) => working.stage = Stage::Building(builder),
             Ok(Build::Done) => {
                 start::launch(vm, builder.finish());
-                end(vm, after, Life::Live);
+                end(vm);
             }
             // Building from kept frames needs what building the first time needed.
             Err(_) => super::panic::broken("F5", "a VM could not be built again from its own frames"),
@@ -152,17 +152,17 @@ fn finish(vm: &'static Vm, working: &mut Working, after: After) -> bool {
             Some(next) => working.stage = Stage::Free(next),
             None => {
                 machine().live.fetch_sub(1, Ordering::SeqCst);
-                end(vm, after, Life::Gone);
+                vm.change_life(Life::Ending(after), Life::Gone);
+                end(vm);
             }
         },
     }
     true
 }
 
-/// The VM is taken apart: what comes then.
-fn end(vm: &Vm, after: After, next: Life) {
+/// One VM less is taken apart.
+fn end(vm: &Vm) {
     vm.partition().ending.fetch_sub(1, Ordering::SeqCst);
-    vm.change_life(Life::Ending(after), next);
     #[cfg(feature = "recount")]
     super::recount::run();
 }
