@@ -76,9 +76,10 @@ fn poll(caller: &Caller<'_>, argument: u64) -> Reply {
     let ports = &*ports;
     any_pending(caller, ports)?;
     let bit = 1_u64.wrapping_shl(caller.vcpu.id.0);
-    caller.domain.polling.fetch_or(bit, Ordering::SeqCst);
     let deadline = if timeout == 0 { Nanos::NEVER } else { Nanos(timeout) };
     wait(caller, deadline, |caller| {
+        // Under the lock of the sleep: whoever takes this away before for another port does not find the vCPU asleep.
+        caller.domain.polling.fetch_or(bit, Ordering::SeqCst);
         let is_seen = any_pending(caller, ports).unwrap_or(true) || caller.xen.info().wants_upcall();
         if is_seen {
             caller.domain.polling.fetch_and(!bit, Ordering::SeqCst);
