@@ -1,5 +1,5 @@
-//! The one kind of lock. Its order is written in `docs/locking.md`: memory (lower VM first), grants,
-//! events, scheduler, console; a vCPU's own locks are innermost.
+//! The one kind of lock. The order: memory (lower VM first), grants, events, scheduler, console; a vCPU's own locks and
+//! a VM's life are innermost. `xen` has an order of its own before the scheduler.
 
 use spin::relax::RelaxStrategy;
 

@@ -41,7 +41,13 @@ pub fn cases() -> Result<Vec<Case>, Failure> {
                 test.icount = smp == 1;
             }
             let title = format!("{} smp={smp}", name.replacen("hostile-", "hostile/", 1));
-            cases.push(Case::new(title, move |bench| attack(bench, &system, smp)));
+            cases.push(Case::new(title, move |bench| {
+                let (verdict, withstood) = attack(bench, &system, smp);
+                for (id, times) in withstood {
+                    *bench.attacks.entry(id).or_default() += times;
+                }
+                verdict
+            }));
         }
     }
     cases.push(Case::new("hostile/all attacks", |bench| count(&bench.attacks)));
@@ -57,20 +63,22 @@ pub fn cases() -> Result<Vec<Case>, Failure> {
     Ok(cases)
 }
 
-/// Boots a system and judges each attack, then the rest.
-pub fn attack(bench: &mut Bench, system: &System, smp: u32) -> Verdict {
-    let outcome = match run_system(bench, system, smp, "max".to_owned()) {
-        Ok(outcome) => outcome,
-        Err(failure) => return Verdict::Failed(0, 1, failure.message),
-    };
-    let Attacks { withstood, mut wrong } = attacks(&outcome);
+/// Boots a system and judges each attack, then the rest; also how often each attack was withstood.
+pub fn attack(bench: &mut Bench, system: &System, smp: u32) -> (Verdict, BTreeMap<String, usize>) {
+    match run_system(bench, system, smp, "max".to_owned()) {
+        Ok(outcome) => {
+            let Attacks { withstood, wrong } = attacks(&outcome);
+            (judge_attacks(system, outcome, wrong, withstood.values().sum()), withstood)
+        }
+        Err(failure) => (Verdict::Failed(0, 1, failure.message), BTreeMap::new()),
+    }
+}
+
+/// Judges a run in which so many attacks were withstood, and these were not.
+fn judge_attacks(system: &System, outcome: Outcome, mut wrong: Vec<String>, total: usize) -> Verdict {
     let figures = figures(&outcome);
     if system.test.as_ref().is_some_and(|test| test.recount && test.icount) {
         wrong.extend(judge_stay(figures.as_deref()));
-    }
-    let total = withstood.values().sum();
-    for (id, times) in withstood {
-        *bench.attacks.entry(id).or_default() += times;
     }
     if !wrong.is_empty() {
         return Verdict::Failed(total, wrong.len(), explain(&wrong, &outcome));

@@ -10,7 +10,8 @@ use crate::addr::convert::index;
 /// One of the rings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ring {
-    size: u32,
+    /// Bytes, a power of two.
+    pub size: u32,
 }
 
 impl Ring {

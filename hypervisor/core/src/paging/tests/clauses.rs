@@ -375,6 +375,32 @@ fn a_full_count_of_a_table_refuses_only_what_counts() {
 }
 
 #[test]
+fn a_store_is_allowed_where_every_entry_on_the_way_allows_it() {
+    with_tree(|machine, mut paging| {
+        assert!(paging.allows_store(machine, ROOT, 0));
+        assert!(!paging.allows_store(machine, ROOT, 4096), "shown for reading");
+        assert!(!paging.allows_store(machine, ROOT, 2 << 12), "nothing is there");
+        for (table, next) in [(ROOT, TABLE_3), (TABLE_3, TABLE_2), (TABLE_2, TABLE_1)] {
+            assert_eq!(update(machine, &mut paging, (table, 0), entry(next, RO)), DONE);
+            assert!(!paging.allows_store(machine, ROOT, 0), "{table:?} forbids it");
+            assert_eq!(update(machine, &mut paging, (table, 0), entry(next, RW)), DONE);
+            assert!(paging.allows_store(machine, ROOT, 0));
+        }
+    });
+}
+
+#[test]
+fn only_a_validated_table_of_level_4_is_a_root() {
+    with_tree(|machine, mut paging| {
+        for (frame, is_root) in [(ROOT, true), (TABLE_3, false), (PAGE, false), (SPARE, false), (OTHERS, false)] {
+            assert_eq!(paging.is_root(machine, frame), is_root, "{frame:?}");
+        }
+        assert_eq!(paging.unpin(machine, ROOT), DONE);
+        assert!(!paging.is_root(machine, ROOT));
+    });
+}
+
+#[test]
 fn words_that_are_not_present_name_no_memory() {
     with_tree(|machine, mut paging| {
         assert_eq!(update(machine, &mut paging, (TABLE_1, 3), entry(OTHERS, 0)), INVALID);

@@ -17,6 +17,9 @@ use crate::hypervisor::vcpu::Vcpu;
 
 /// Bytes that are moved at a time.
 const CHUNK: usize = 256;
+/// Pieces of the output ring, and one more where it comes round.
+const PIECES: u32 = Ring::OUTPUT.size / 256 + 1;
+const _: () = assert!(CHUNK == 256, "what the number of pieces is computed with");
 
 impl Domain {
     /// Makes a port pending, and has its vCPU look if it takes that now.
@@ -69,7 +72,8 @@ impl Domain {
 
     /// Takes what the VM wrote on its console, as much as the line has room for.
     pub(in super::super) fn drain_console(&self, vm: &'static Vm) {
-        while self.drain_piece(vm) {}
+        // No more than the ring holds, from wherever it begins: another vCPU may fill it meanwhile.
+        let _all = (0..PIECES).all(|_| self.drain_piece(vm));
     }
 
     /// Takes a piece of it, which is all that another VM's time is used for; whether there may be more.
